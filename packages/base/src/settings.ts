@@ -1,0 +1,8 @@
+/** Every setting of the product. Each area declares its own in `settings/<area>.ts`. */
+import type { Setting } from "./config.ts";
+import { COMMON_SETTINGS } from "./settings/common.ts";
+import { WORKER_SETTINGS } from "./settings/worker.ts";
+
+export const SETTINGS = { ...COMMON_SETTINGS, ...WORKER_SETTINGS } as const satisfies Record<string, Setting>;
+
+export type SettingKey = keyof typeof SETTINGS;

@@ -1,0 +1,67 @@
+import type { Setting } from "../config.ts";
+
+export const WORKER_SETTINGS = {
+  campaignInterval: {
+    name: "campaign-interval",
+    type: "duration",
+    default: "2s",
+    unit: "ms",
+    min: 100,
+    help: "How often a standby worker campaigns and the leader renews its heartbeat; three missed ones end a leader.",
+  } as Setting<number>,
+  cycleInterval: {
+    name: "cycle-interval",
+    type: "duration",
+    default: "10s",
+    unit: "ms",
+    min: 50,
+    help: "The pause between two passes over the registered tables.",
+  } as Setting<number>,
+  deltaBacklogWarnRows: {
+    name: "delta-backlog-warn-rows",
+    type: "int",
+    default: "100000",
+    unit: "rows",
+    min: 1,
+    help: "Correction backlog of a table at which the worker warns; at four times that it is an error.",
+  } as Setting<number>,
+  restoreWindow: {
+    name: "restore-window",
+    type: "duration",
+    default: "7d",
+    unit: "ms",
+    help: "How long replaced lake files stay, so that a restored Postgres still reads exactly; at least the age of the backups.",
+  } as Setting<number>,
+  pinTtl: {
+    name: "pin-ttl",
+    type: "duration",
+    default: "60s",
+    unit: "ms",
+    min: 1000,
+    help: "How long a reader's pin lives without being renewed.",
+  } as Setting<number>,
+  metricsListen: {
+    name: "metrics-listen",
+    type: "string",
+    default: "127.0.0.1:9464",
+    help: "host:port of /metrics and /health; `off` for none.",
+  } as Setting<string>,
+  premake: {
+    name: "premake",
+    type: "int",
+    default: "2",
+    unit: "partitions",
+    min: 0,
+    max: 1000,
+    help: "How many empty future partitions are kept ready.",
+  } as Setting<number>,
+  lockTimeout: {
+    name: "lock-timeout",
+    type: "duration",
+    default: "100ms",
+    unit: "ms",
+    min: 1,
+    max: 10000,
+    help: "The longest that a movement waits for, and so blocks writers behind, a lock on a user's table.",
+  } as Setting<number>,
+} as const satisfies Record<string, Setting>;

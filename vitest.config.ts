@@ -1,0 +1,22 @@
+import { defineConfig } from "vitest/config";
+
+const resolve = { conditions: ["source", "node", "import", "default"] };
+const ssr = { resolve };
+const pure = ["packages/*/src/**/*.test.ts"];
+const pg = ["packages/*/src/**/*.pg.test.ts"];
+const kill = ["packages/*/src/**/*.kill.test.ts"];
+
+/** The suffix says what a test needs: nothing, a real Postgres, or real processes and signals. */
+export default defineConfig({
+  resolve,
+  ssr,
+  test: {
+    maxWorkers: 2,
+    projects: [
+      { resolve, ssr, test: { name: "tidy", include: ["scripts/*.test.ts"] } },
+      { resolve, ssr, test: { name: "unit", include: pure, exclude: [...pg, ...kill], testTimeout: 30_000 } },
+      { resolve, ssr, test: { name: "pg", include: pg, testTimeout: 120_000, hookTimeout: 120_000 } },
+      { resolve, ssr, test: { name: "kill", include: kill, testTimeout: 300_000, hookTimeout: 120_000, fileParallelism: false } },
+    ],
+  },
+});
