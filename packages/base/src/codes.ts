@@ -6,6 +6,7 @@
 import { BASE_CODES } from "./codes/base.ts";
 import { CATALOG_CODES } from "./codes/catalog.ts";
 import { ENGINE_CODES } from "./codes/engine.ts";
+import { HA_POSTGRES_CODES } from "./codes/ha-postgres.ts";
 import { HA_CODES } from "./codes/ha.ts";
 import { LAKE_CODES } from "./codes/lake.ts";
 import { MIRROR_CODES } from "./codes/mirror.ts";
@@ -38,6 +39,7 @@ export const CODES = {
   ...CATALOG_CODES,
   ...ENGINE_CODES,
   ...HA_CODES,
+  ...HA_POSTGRES_CODES,
   ...LAKE_CODES,
   ...MIRROR_CODES,
   ...MOVER_CODES,
