@@ -1,0 +1,9 @@
+/** Every command, one file each; a file parses, calls one function of a component, and prints. */
+import type { Command } from "commander";
+import { registerBench } from "./commands/bench.ts";
+import { registerConfig } from "./commands/config.ts";
+import type { CliContext } from "./context.ts";
+
+export type RegisterCommand = (program: Command, context: CliContext) => void;
+
+export const COMMANDS: readonly RegisterCommand[] = [registerConfig, registerBench];
