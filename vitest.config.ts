@@ -1,6 +1,6 @@
 import { defineConfig } from "vitest/config";
 
-const resolve = { conditions: ["source", "node", "import", "default"] };
+const resolve = { conditions: ["source", "node"] };
 const ssr = { resolve };
 const pure = ["packages/*/src/**/*.test.ts"];
 const pg = ["packages/*/src/**/*.pg.test.ts"];
