@@ -76,4 +76,39 @@ export const LAKE_CODES = {
     cause: "a filter that does not fit the table's schema",
     remedy: "Compare columns of the table with values of their own type.",
   },
+  lake_format_unsupported: {
+    kind: "refused",
+    cause: "an Iceberg table or file that uses a feature which Spillway does not read or write",
+    remedy: "Use format version 2 or 3 and the types of the type table.",
+  },
+  lake_metadata_invalid: {
+    kind: "operator",
+    cause: "Iceberg table metadata that breaks the format's rules",
+    remedy: "Restore the metadata file from the store's versions or from a backup; nothing was changed.",
+  },
+  lake_file_corrupt: {
+    kind: "operator",
+    cause: "a manifest, manifest list or other lake file that cannot be read as what it should be",
+    remedy: "Restore the file that the message names from the store's versions or from a backup.",
+  },
+  lake_value_invalid: {
+    kind: "refused",
+    cause: "a value that its Iceberg type cannot hold",
+    remedy: "Correct the value, or widen the column.",
+  },
+  lake_schema_change_refused: {
+    kind: "refused",
+    cause: "a change of the schema or partitioning that Iceberg cannot express without rewriting rows",
+    remedy: "Choose a change that is allowed (add, drop, rename, widen, make nullable), or copy the table anew.",
+  },
+  lake_update_invalid: {
+    kind: "refused",
+    cause: "a table update that cannot be applied to the table's metadata",
+    remedy: "Load the table again and build the update on what it says now.",
+  },
+  lake_commit_conflict: {
+    kind: "conflict",
+    cause: "a commit whose requirements no longer hold: somebody else committed first",
+    remedy: "Load the table again, then repeat the change on top of it.",
+  },
 } as const satisfies Record<string, CodeEntry>;
