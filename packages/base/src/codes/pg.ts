@@ -86,6 +86,21 @@ export const PG_CODES = {
     cause: "a replication slot that another process uses",
     remedy: "Wait until that process has let go of the slot, or end it.",
   },
+  pg_slot_invalid: {
+    kind: "operator",
+    cause: "a replication slot that is missing or was invalidated",
+    remedy: "Create the slot again and resynchronize the tables that it fed.",
+  },
+  pg_value_unrepresentable: {
+    kind: "operator",
+    cause: "a value that the column's type in the lake cannot hold",
+    remedy: "Correct the value, or change the column's type to one that holds it.",
+  },
+  pg_type_mismatch: {
+    kind: "operator",
+    cause: "a column whose values do not have the form that was planned for it",
+    remedy: "Read the table's columns again; its type may have changed meanwhile.",
+  },
   pg_protocol_error: {
     kind: "operator",
     cause: "bytes that are not the Postgres protocol",
