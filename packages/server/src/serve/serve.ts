@@ -1,0 +1,10 @@
+/** The front door of the serving component. */
+export {
+  createRestCatalog,
+  type CatalogNamespace,
+  type CatalogSource,
+  type CatalogTable,
+  type ForeignCommit,
+  type RestCatalog,
+} from "./rest-catalog/rest-catalog.ts";
+export type { RestRequest, RestResponse } from "./rest-catalog/http.ts";
