@@ -45,6 +45,11 @@ export function defaultMajor(): PgMajor {
   return major as PgMajor;
 }
 
+/** The majors that a test visits which visits several: 15 and 18, or the one that `SPILLWAY_TEST_PG_MAJOR` names. */
+export function testMajors(): PgMajor[] {
+  return process.env["SPILLWAY_TEST_PG_MAJOR"] ? [defaultMajor()] : [15, 18];
+}
+
 /** The programs of a major, made ready to run as the user of Postgres. */
 export function pgBinaries(major: PgMajor = defaultMajor()): PgBinaries {
   const found = known.get(major);

@@ -1,11 +1,12 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { testMajors } from "./binaries.ts";
 import { createTestDatabase, withDatabase } from "./database.ts";
 import { type PgInstance, startPostgres } from "./postgres.ts";
 import { isAlive } from "./reaper.ts";
 
-describe.each([15, 18] as const)("Postgres %i", (major) => {
+describe.each(testMajors())("Postgres %i", (major) => {
   const started: PgInstance[] = [];
   const start = async (options: Parameters<typeof startPostgres>[0] = {}): Promise<PgInstance> => {
     const server = await startPostgres({ major, ...options });
