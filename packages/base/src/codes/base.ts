@@ -36,6 +36,11 @@ export const BASE_CODES = {
     cause: "no space left on the device that the message names",
     remedy: "Free some space, then run the command again.",
   },
+  embedded_unavailable: {
+    kind: "operator",
+    cause: "the embedded Postgres cannot be started here",
+    remedy: "Give --database-url of a Postgres 14 to 18 that runs, or see the message for what is missing.",
+  },
   internal: {
     kind: "operator",
     cause: "a bug in Spillway",
