@@ -1,0 +1,7 @@
+/** The front door of the engine: DuckDB behind column batches; see docs/architecture.md. */
+export { Engine, type EngineOptions } from "./instance.ts";
+export { EngineSession, valueAt, type EngineParam, type EngineResult, type RunOptions } from "./session.ts";
+export type { BatchAppender } from "./append.ts";
+export type { ResultShape } from "./read-chunk.ts";
+export { duckIdent, duckList, duckLiteral } from "./quote.ts";
+export { duckType, icebergType, kindOfIceberg, specOf, storedDuckType, type LakeField } from "./types.ts";
