@@ -64,7 +64,7 @@ function mayLead(
   if (!now.leaseHeld) return false;
   // A first node, and a primary that goes on, promised nothing to anybody that could still count.
   const promotes = !isWritable(core.state) && !["init", "dropped", "stop_replication"].includes(core.state);
-  return !promotes || !now.promiseBinds || !assignment.lease.required;
+  return !promotes || !now.promiseBinds || assignment.lease.promisesVoid;
 }
 
 /** The action of `assignment` succeeded. */

@@ -179,6 +179,8 @@ export const assignment = object({
     required: bool,
     /** The promotable standbys: a lease from peers needs a promise from *every* one. Empty = monitor only. */
     voters: nodeIds,
+    /** Promotion goals: the old primary confirmed that it is stopped, so own promises to it are void. */
+    promisesVoid: bool,
   }),
   peers: list(peer, 64),
   candidatePriority: int(0, 100),
