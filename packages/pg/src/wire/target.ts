@@ -1,4 +1,5 @@
 /** Where and how to connect: one resolved host of a connection string, as `conninfo` hands it over. */
+import { CANONICAL_TEXT_SETTINGS } from "@spillway/base/pg-types";
 
 /** libpq's sslmode. Source: https://www.postgresql.org/docs/current/libpq-ssl.html */
 export type SslMode = "disable" | "allow" | "prefer" | "require" | "verify-ca" | "verify-full";
@@ -34,24 +35,14 @@ export const DEFAULT_CONNECT_TIMEOUT_MS = 10_000;
 export const DEFAULT_KEEPALIVE_MS = 10_000;
 
 /**
- * What text and casts look like must not depend on the server's configuration: COPY's `::text` and pgoutput's
- * text have to be equal byte for byte, wherever and whenever they were made.
+ * The parameters of the start-up message; the target's own win. COPY's `::text` and pgoutput's text have to be equal
+ * byte for byte, so what text looks like must not depend on the server's configuration.
  */
-const SESSION_PARAMETERS: Readonly<Record<string, string>> = {
-  client_encoding: "UTF8",
-  DateStyle: "ISO, YMD",
-  IntervalStyle: "postgres",
-  TimeZone: "UTC",
-  extra_float_digits: "1",
-  bytea_output: "hex",
-};
-
-/** The parameters of the start-up message; the target's own win. */
 export function startupParameters(target: RawTarget): Map<string, string> {
   return new Map([
     ["user", target.user],
     ["database", target.database],
-    ...Object.entries(SESSION_PARAMETERS),
+    ...Object.entries(CANONICAL_TEXT_SETTINGS),
     ...Object.entries(target.parameters ?? {}),
   ]);
 }

@@ -1,0 +1,437 @@
+/**
+ * The row checksum, version 1: an order-independent checksum of a multiset of rows, 64 bits, computed on columns.
+ * It is journaled and compared with values computed later by other versions of this program, so this is a format;
+ * what follows defines it completely.
+ *
+ * All arithmetic is on unsigned integers modulo 2^32 (words) or 2^64 (pairs: low word, high word).
+ *
+ *     F(x, k)      x ^= x >> 16;  x = x * k;  x ^= x >> 15
+ *     P(a, b)      a += F(b, 0x7feb352d);  b ^= F(a, 0x846ca68b);  a += F(b, 0x9e3779b1);  b ^= F(a, 0x85ebca6b)
+ *     seed(f, c)   P(f ^ 0x5350494c, c ^ 0x57415931), f the field id, c the class of the value
+ *     absorb(w, v) a ^= w;  b ^= v;  (a, b) = P(a, b)
+ *
+ * The hash of a value starts from (a, b) = seed(field id, class) and is (a, b) after absorbing the value:
+ *
+ *     class 1  bool (0 or 1), int16, int32, int64, sign-extended to 64 bits     absorb(low, high)
+ *     class 2  float32 (as the float64 of the same value), float64: the IEEE
+ *              bits, every NaN as 0x7ff8000000000000; 0.0 and -0.0 differ        absorb(low, high)
+ *     class 3  decimal: the unscaled value in 128 bits, without its scale        absorb(w0, w1), absorb(w2, w3)
+ *     class 4  date (days), sign-extended to 64 bits                             absorb(low, high)
+ *     class 5  time, timestamp, timestamptz (µs)                                 absorb(low, high)
+ *     class 6  uuid: four little-endian words                                    absorb(w0, w1), absorb(w2, w3)
+ *     class 7  text (UTF-8), bytes: a ^= byte length; then little-endian words, two at a time, the last pair
+ *              filled up with zero bytes; at least one pair even when empty      absorb(w, v)…
+ *     NULL     0, whatever the field
+ *
+ * Widening a column (int to long, float to double, a decimal's precision) leaves its hashes as they are.
+ *
+ *     row(r)       H(sum over the fields f of (hash(f, r[f]) - hash(f, initial default of f)))
+ *     H(a, b)      P(P(a ^ 0x243f6a88, b ^ 0x85a308d3))
+ *     sum          the sum of row(r) over the rows
+ *
+ * A field whose initial default is NULL subtracts nothing. So a field added to the schema changes no checksum of
+ * rows that were written before it: they read the initial default, which contributes 0. H keeps the sum over rows
+ * from being one sum over values: without it two rows could exchange values and keep the checksum.
+ */
+import { assert, must } from "./assert.ts";
+import { isVarColumn, type Column, type ColumnBatch, type ColumnKind, type FixedColumn } from "./columns.ts";
+
+export const ROW_HASH_VERSION = 1;
+
+/**
+ * An initial default: boolean, number or bigint for the numeric kinds (days, µs and unscaled values as bigint or
+ * number), 16 bytes for uuid, a string or bytes for text and bytes; null for none.
+ */
+export type HashDefault = boolean | number | bigint | string | Uint8Array | null;
+
+export interface HashField {
+  readonly fieldId: number;
+  readonly kind: ColumnKind;
+  readonly default?: HashDefault;
+}
+
+/** The hashes of a batch's rows: word pairs, row i is (lo[i], hi[i]). */
+export interface RowHashes {
+  readonly lo: Uint32Array;
+  readonly hi: Uint32Array;
+}
+
+const [K1, K2, K3, K4] = [0x7feb352d, 0x846ca68b | 0, 0x9e3779b1 | 0, 0x85ebca6b | 0];
+const CLASS_OF_KIND: Readonly<Record<ColumnKind, number>> = {
+  bool: 1,
+  int16: 1,
+  int32: 1,
+  int64: 1,
+  float32: 2,
+  float64: 2,
+  decimal: 3,
+  date: 4,
+  time: 5,
+  timestamp: 5,
+  timestamptz: 5,
+  uuid: 6,
+  text: 7,
+  bytes: 7,
+};
+
+/** The state (a, b) of the hash under way: the one place where two results are returned at once. */
+let stateA = 0;
+let stateB = 0;
+
+/** absorb(w, v) on the state. */
+function absorb(w: number, v: number): void {
+  let a = stateA ^ w;
+  let b = stateB ^ v;
+  let x = b ^ (b >>> 16);
+  x = Math.imul(x, K1);
+  a = (a + (x ^ (x >>> 15))) | 0;
+  x = Math.imul(a ^ (a >>> 16), K2);
+  b ^= x ^ (x >>> 15);
+  x = Math.imul(b ^ (b >>> 16), K3);
+  a = (a + (x ^ (x >>> 15))) | 0;
+  x = Math.imul(a ^ (a >>> 16), K4);
+  b ^= x ^ (x >>> 15);
+  stateA = a;
+  stateB = b;
+}
+
+/** One field's constants, and the accumulation of its column into the row sums. */
+interface Lane {
+  readonly field: HashField;
+  readonly seedA: number;
+  readonly seedB: number;
+}
+
+export class RowHasher {
+  readonly #lanes: readonly Lane[];
+  /** Minus the sum of the defaults' hashes: where each row's sum starts. */
+  readonly #startLo: number;
+  readonly #startHi: number;
+
+  /** `fields` are the columns of the batches to come, in order. */
+  constructor(fields: readonly HashField[]) {
+    this.#lanes = fields.map((field) => {
+      stateA = 0;
+      stateB = 0;
+      absorb(field.fieldId ^ 0x5350494c, CLASS_OF_KIND[field.kind] ^ 0x57415931);
+      return { field, seedA: stateA, seedB: stateB };
+    });
+    let start = 0n;
+    for (const lane of this.#lanes) {
+      const value = lane.field.default ?? null;
+      if (value === null) continue;
+      hashValue(lane, value);
+      start -= pairToBigInt(stateA, stateB);
+    }
+    this.#startLo = Number(BigInt.asUintN(32, start)) | 0;
+    this.#startHi = Number(BigInt.asUintN(32, start >> 32n)) | 0;
+  }
+
+  /** The hashes of the batch's rows. Columns may be wider forms of the fields' kinds, of the same class. */
+  hashBatch(batch: ColumnBatch): RowHashes {
+    const { length } = batch;
+    const lo = new Uint32Array(length).fill(this.#startLo);
+    const hi = new Uint32Array(length).fill(this.#startHi);
+    for (const [i, lane] of this.#lanes.entries()) {
+      const column = must(batch.columns[i], `the column of field ${lane.field.fieldId}`);
+      assert(
+        CLASS_OF_KIND[column.spec.kind] === CLASS_OF_KIND[lane.field.kind],
+        "a column is hashed as its field's class",
+      );
+      addColumn(lane, column, length, lo, hi);
+    }
+    finalize(lo, hi, length);
+    return { lo, hi };
+  }
+}
+
+function addColumn(lane: Lane, column: Column, length: number, lo: Uint32Array, hi: Uint32Array): void {
+  if (isVarColumn(column)) return addBytes(lane, column.offsets, column.heap, column.validity, length, lo, hi);
+  switch (column.spec.kind) {
+    case "bool":
+    case "int16":
+    case "int32":
+    case "date":
+      return addWords(lane, column.data as Int32Array, column.validity, length, lo, hi);
+    case "uuid":
+      return addUuids(lane, column.data as Uint8Array, column.validity, length, lo, hi);
+    case "decimal":
+      return addQuads(lane, wordsOf(column), column.validity, length, lo, hi);
+    case "float32":
+      return addPairs(lane, canonicalFloats(column.data as Float32Array, length), column.validity, length, lo, hi);
+    case "float64":
+      return addPairs(lane, canonicalFloats(column.data as Float64Array, length), column.validity, length, lo, hi);
+    default:
+      return addPairs(lane, wordsOf(column), column.validity, length, lo, hi);
+  }
+}
+
+function wordsOf({ data }: FixedColumn): Int32Array {
+  return new Int32Array(data.buffer, data.byteOffset, data.byteLength / 4);
+}
+
+/** The bits of the values as float64, with one NaN. A copy only where something must change. */
+function canonicalFloats(data: Float32Array | Float64Array, length: number): Int32Array {
+  let doubles = data instanceof Float64Array ? data : Float64Array.from(data.subarray(0, length));
+  for (let i = 0; i < length; i++) {
+    const value = doubles[i] ?? 0;
+    if (!Number.isNaN(value)) continue;
+    if (doubles === data) doubles = doubles.slice(0, length);
+    doubles[i] = Number.NaN;
+  }
+  const words = new Int32Array(doubles.buffer, doubles.byteOffset, length * 2);
+  // What bits Number.NaN is stored with is the engine's choice.
+  for (let i = 0; i < length; i++) {
+    if (!Number.isNaN(doubles[i])) continue;
+    words[2 * i] = 0;
+    words[2 * i + 1] = 0x7ff80000;
+  }
+  return words;
+}
+
+/** Adds the state to the sum of row i. */
+function addState(lo: Uint32Array, hi: Uint32Array, i: number): void {
+  const before = lo[i] ?? 0;
+  const sum = (before + stateA) >>> 0;
+  lo[i] = sum;
+  hi[i] = (hi[i] ?? 0) + stateB + (sum < before ? 1 : 0);
+}
+
+/** Values of at most 32 bits, sign-extended. */
+function addWords(
+  { seedA, seedB }: Lane,
+  data: Uint8Array | Int16Array | Int32Array,
+  validity: Uint8Array | null,
+  length: number,
+  lo: Uint32Array,
+  hi: Uint32Array,
+): void {
+  for (let i = 0; i < length; i++) {
+    if (validity !== null && validity[i] === 0) continue;
+    const word = data[i] ?? 0;
+    stateA = seedA;
+    stateB = seedB;
+    absorb(word, word >> 31);
+    addState(lo, hi, i);
+  }
+}
+
+/** Values of 64 bits as word pairs. */
+function addPairs(
+  { seedA, seedB }: Lane,
+  words: Int32Array,
+  validity: Uint8Array | null,
+  length: number,
+  lo: Uint32Array,
+  hi: Uint32Array,
+): void {
+  for (let i = 0; i < length; i++) {
+    if (validity !== null && validity[i] === 0) continue;
+    stateA = seedA;
+    stateB = seedB;
+    absorb(words[2 * i] ?? 0, words[2 * i + 1] ?? 0);
+    addState(lo, hi, i);
+  }
+}
+
+/** Values of 128 bits as four words. */
+function addQuads(
+  { seedA, seedB }: Lane,
+  words: Int32Array,
+  validity: Uint8Array | null,
+  length: number,
+  lo: Uint32Array,
+  hi: Uint32Array,
+): void {
+  for (let i = 0; i < length; i++) {
+    if (validity !== null && validity[i] === 0) continue;
+    stateA = seedA;
+    stateB = seedB;
+    absorb(words[4 * i] ?? 0, words[4 * i + 1] ?? 0);
+    absorb(words[4 * i + 2] ?? 0, words[4 * i + 3] ?? 0);
+    addState(lo, hi, i);
+  }
+}
+
+function addUuids(
+  lane: Lane,
+  data: Uint8Array,
+  validity: Uint8Array | null,
+  length: number,
+  lo: Uint32Array,
+  hi: Uint32Array,
+): void {
+  // A view of another buffer may lie at any offset, where 32-bit words cannot be read.
+  const aligned = data.byteOffset % 4 === 0 ? data : data.slice(0, length * 16);
+  addQuads(lane, new Int32Array(aligned.buffer, aligned.byteOffset, length * 4), validity, length, lo, hi);
+}
+
+function addBytes(
+  { seedA, seedB }: Lane,
+  offsets: Uint32Array,
+  heap: Uint8Array,
+  validity: Uint8Array | null,
+  length: number,
+  lo: Uint32Array,
+  hi: Uint32Array,
+): void {
+  const view = new DataView(heap.buffer, heap.byteOffset, heap.byteLength);
+  for (let i = 0; i < length; i++) {
+    if (validity !== null && validity[i] === 0) continue;
+    stateA = seedA;
+    stateB = seedB;
+    absorbBytes(view, offsets[i] ?? 0, offsets[i + 1] ?? 0);
+    addState(lo, hi, i);
+  }
+}
+
+function absorbBytes(view: DataView, start: number, end: number): void {
+  stateA ^= end - start;
+  let at = start;
+  for (; at + 8 <= end; at += 8) absorb(view.getInt32(at, true), view.getInt32(at + 4, true));
+  if (at === end && end > start) return;
+  let low = 0;
+  let high = 0;
+  for (let shift = 0; at < end && shift < 32; at++, shift += 8) low |= view.getUint8(at) << shift;
+  for (let shift = 0; at < end; at++, shift += 8) high |= view.getUint8(at) << shift;
+  absorb(low, high);
+}
+
+/** H on every row's sum. */
+function finalize(lo: Uint32Array, hi: Uint32Array, length: number): void {
+  for (let i = 0; i < length; i++) {
+    stateA = lo[i] ?? 0;
+    stateB = hi[i] ?? 0;
+    absorb(0x243f6a88, 0x85a308d3);
+    absorb(0, 0);
+    lo[i] = stateA;
+    hi[i] = stateB;
+  }
+}
+
+/** Hashes one value, for the defaults; the result is the state. */
+function hashValue({ field, seedA, seedB }: Lane, value: Exclude<HashDefault, null>): void {
+  stateA = seedA;
+  stateB = seedB;
+  switch (CLASS_OF_KIND[field.kind]) {
+    case 2: {
+      const double = Float64Array.of(Number(value));
+      const words = canonicalFloats(double, 1);
+      return absorb(words[0] ?? 0, words[1] ?? 0);
+    }
+    case 3: {
+      const wide = toBigInt(value);
+      absorbBigInt(wide);
+      return absorbBigInt(wide >> 64n);
+    }
+    case 6: {
+      const bytes = new Uint8Array(value as Uint8Array);
+      assert(bytes.length === 16, "the default of a uuid is its 16 bytes");
+      const view = new DataView(bytes.buffer);
+      absorb(view.getInt32(0, true), view.getInt32(4, true));
+      return absorb(view.getInt32(8, true), view.getInt32(12, true));
+    }
+    case 7: {
+      const bytes = typeof value === "string" ? new TextEncoder().encode(value) : (value as Uint8Array);
+      return absorbBytes(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), 0, bytes.byteLength);
+    }
+    default:
+      return absorbBigInt(toBigInt(value));
+  }
+}
+
+function toBigInt(value: Exclude<HashDefault, null>): bigint {
+  if (typeof value === "boolean") return value ? 1n : 0n;
+  assert(typeof value === "bigint" || typeof value === "number", "the default of a number is a number");
+  return BigInt(value);
+}
+
+function absorbBigInt(value: bigint): void {
+  absorb(Number(BigInt.asIntN(32, value)), Number(BigInt.asIntN(32, value >> 32n)));
+}
+
+function pairToBigInt(low: number, high: number): bigint {
+  return (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0);
+}
+
+/** The checksum of a multiset of rows: rows are added and taken away in any order. */
+export class Checksum {
+  #rows: bigint;
+  #sum: bigint;
+
+  constructor(rows = 0n, sum = 0n) {
+    this.#rows = rows;
+    this.#sum = BigInt.asUintN(64, sum);
+  }
+
+  /** How many rows were added, less those removed. */
+  get rows(): bigint {
+    return this.#rows;
+  }
+
+  /** The sum of the row hashes, in [0, 2^64). */
+  get sum(): bigint {
+    return this.#sum;
+  }
+
+  /** Adds the rows [start, end), all by default. */
+  add(hashes: RowHashes, start = 0, end = hashes.lo.length): this {
+    this.#rows += BigInt(end - start);
+    this.#sum = BigInt.asUintN(64, this.#sum + sumOf(hashes, start, end));
+    return this;
+  }
+
+  /** Takes the rows [start, end) away, all by default. */
+  remove(hashes: RowHashes, start = 0, end = hashes.lo.length): this {
+    this.#rows -= BigInt(end - start);
+    this.#sum = BigInt.asUintN(64, this.#sum - sumOf(hashes, start, end));
+    return this;
+  }
+
+  /** Adds all rows of another checksum. */
+  merge(other: Checksum): this {
+    this.#rows += other.#rows;
+    this.#sum = BigInt.asUintN(64, this.#sum + other.#sum);
+    return this;
+  }
+
+  /** Takes all rows of another checksum away. */
+  subtract(other: Checksum): this {
+    this.#rows -= other.#rows;
+    this.#sum = BigInt.asUintN(64, this.#sum - other.#sum);
+    return this;
+  }
+
+  equals(other: Checksum): boolean {
+    return this.#rows === other.#rows && this.#sum === other.#sum;
+  }
+
+  /** `v1:<rows>:<sum as 16 hexadecimal digits>`. */
+  toString(): string {
+    return `v${ROW_HASH_VERSION}:${this.#rows}:${this.#sum.toString(16).padStart(16, "0")}`;
+  }
+
+  /** The checksum of `toString`'s text, or null when it is none, or of another version. */
+  static parse(text: string): Checksum | null {
+    const match = /^v1:(-?\d+):([0-9a-f]{16})$/.exec(text);
+    return match ? new Checksum(BigInt(match[1] ?? ""), BigInt(`0x${match[2]}`)) : null;
+  }
+}
+
+/** Words summed as doubles are exact for 2^21 of them. */
+const EXACT_ROWS = 1 << 20;
+
+function sumOf({ lo, hi }: RowHashes, start: number, end: number): bigint {
+  let sum = 0n;
+  for (let from = start; from < end; from += EXACT_ROWS) {
+    const to = Math.min(end, from + EXACT_ROWS);
+    let low = 0;
+    let high = 0;
+    for (let i = from; i < to; i++) {
+      low += lo[i] ?? 0;
+      high += hi[i] ?? 0;
+    }
+    sum += BigInt(low) + (BigInt(high) << 32n);
+  }
+  return sum;
+}
