@@ -166,7 +166,7 @@ export class BatchAppender {
       // A run of long strings is adjacent in the batch's heap as well: copy it at once.
       const from = offsets[i] ?? 0;
       let end = from;
-      while (i < start + rows && (offsets[i + 1] ?? 0) - end > INLINE && (validity === null || validity[i] !== 0)) {
+      while (i < start + rows && (offsets[i + 1] ?? 0) - end > INLINE && isPresent(validity, i)) {
         end = offsets[i + 1] ?? 0;
         i += 1;
       }
@@ -214,6 +214,10 @@ export class BatchAppender {
 
 function storedShape(spec: ColumnSpec): ColumnSpec {
   return spec.kind === "int16" ? { name: spec.name, kind: "int32" } : spec;
+}
+
+function isPresent(validity: Uint8Array | null, row: number): boolean {
+  return validity === null || validity[row] !== 0;
 }
 
 function copyIn(vector: Vector, buffer: ArrayBuffer, offset: number, length: number): void {

@@ -5,3 +5,4 @@ export type { BatchAppender } from "./append.ts";
 export type { ResultShape } from "./read-chunk.ts";
 export { duckIdent, duckList, duckLiteral } from "./quote.ts";
 export { duckType, icebergType, kindOfIceberg, specOf, storedDuckType, type LakeField } from "./types.ts";
+export { DataFileWriter, writeDataFiles, type WriteOptions } from "./parquet-out.ts";

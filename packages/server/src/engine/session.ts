@@ -5,6 +5,7 @@ import { assert } from "@spillway/base/assert";
 import { SpillwayError } from "@spillway/base/errors";
 import duckdb, { type Appender, type Connection, type Result } from "./bindings.ts";
 import { BatchAppender } from "./append.ts";
+import { readCopyStats, type CopyFileStats } from "./copy-stats.ts";
 import { engineError } from "./errors.ts";
 import { readChunk, shapeOfType, type ResultShape } from "./read-chunk.ts";
 
@@ -59,6 +60,11 @@ export class EngineSession {
       }
       return rows;
     });
+  }
+
+  /** Runs a `COPY … TO … (RETURN_STATS)` and says what each file holds. */
+  async copyTo(sql: string, options: RunOptions = {}): Promise<CopyFileStats[]> {
+    return this.#guard(options.signal, async () => readCopyStats(await duckdb.query(this.#connection, sql)));
   }
 
   /** The names and types of a query's result, without running it. */

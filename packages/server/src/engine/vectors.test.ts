@@ -1,5 +1,5 @@
 /** Batches go into DuckDB and come back value by value; what DuckDB itself says of them is the oracle. */
-import type { Column, ColumnBatch, ColumnKind, ColumnSpec, FixedData } from "@spillway/base/columns";
+import type { Column, ColumnBatch, ColumnKind, ColumnSpec } from "@spillway/base/columns";
 import { INFINITY_DAYS, INFINITY_I64, NEG_INFINITY_DAYS, NEG_INFINITY_I64 } from "@spillway/base/columns";
 import { must } from "@spillway/base/assert";
 import fc from "fast-check";
@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Engine } from "./instance.ts";
 import { duckIdent } from "./quote.ts";
 import { valueAt, type EngineSession } from "./session.ts";
+import { columnOf, type PlainValue as Value } from "./test-batches.ts";
 import { storedDuckType } from "./types.ts";
 
 let engine: Engine;
@@ -15,55 +16,6 @@ beforeAll(async () => {
   engine = await Engine.open({ memoryBytes: 512 << 20, threads: 2 });
 });
 afterAll(() => engine.close());
-
-type Value = null | boolean | number | bigint | string | Uint8Array;
-
-function columnOf(spec: ColumnSpec, values: readonly Value[]): Column {
-  const nulls = values.some((v) => v === null);
-  const validity = nulls ? Uint8Array.from(values, (v) => (v === null ? 0 : 1)) : null;
-  if (spec.kind === "text" || spec.kind === "bytes") {
-    const parts = values.map((v) =>
-      v === null ? new Uint8Array() : typeof v === "string" ? Buffer.from(v) : (v as Uint8Array),
-    );
-    const offsets = new Uint32Array(values.length + 1);
-    parts.forEach((p, i) => (offsets[i + 1] = (offsets[i] ?? 0) + p.length));
-    return { spec, validity, offsets, heap: new Uint8Array(Buffer.concat(parts)) };
-  }
-  return { spec, validity, data: fixed(spec.kind, values) };
-}
-
-function fixed(kind: ColumnKind, values: readonly Value[]): FixedData {
-  const big = (): BigInt64Array => BigInt64Array.from(values, (v) => (v === null ? 77n : (v as bigint)));
-  switch (kind) {
-    case "bool":
-      return Uint8Array.from(values, (v) => (v === true ? 1 : 0));
-    case "int16":
-      return Int16Array.from(values, (v) => (v as number) ?? 7);
-    case "int32":
-    case "date":
-      return Int32Array.from(values, (v) => (v as number) ?? 7);
-    case "float32":
-      return Float32Array.from(values, (v) => (v as number) ?? 7);
-    case "float64":
-      return Float64Array.from(values, (v) => (v as number) ?? 7);
-    case "decimal": {
-      const out = new BigInt64Array(values.length * 2);
-      values.forEach((v, i) => {
-        if (v === null) return;
-        out[i * 2] = BigInt.asIntN(64, v as bigint);
-        out[i * 2 + 1] = (v as bigint) >> 64n;
-      });
-      return out;
-    }
-    case "uuid": {
-      const out = new Uint8Array(values.length * 16);
-      values.forEach((v, i) => v !== null && out.set(v as Uint8Array, i * 16));
-      return out;
-    }
-    default:
-      return big();
-  }
-}
 
 async function roundTrip(specs: readonly ColumnSpec[], columns: readonly (readonly Value[])[]): Promise<unknown[][]> {
   return engine.use(async (session) => {

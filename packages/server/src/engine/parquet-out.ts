@@ -1,0 +1,283 @@
+/**
+ * Column batches into Parquet data files, with field ids and exact metrics. Rows are staged in one of
+ * two in-memory tables; while one is written by COPY, the next is filled, so reading from Postgres
+ * and compressing go on at the same time in bounded memory.
+ *
+ * A file appears in the store whole or not at all: DuckDB writes a temporary name beside it, which
+ * is fsynced and renamed (local) or uploaded (elsewhere). `onFile` is awaited with the location before
+ * anything under that location can exist, so that a journal knows every file that may be left behind.
+ */
+import { mkdir, unlink } from "node:fs/promises";
+import { createReadStream } from "node:fs";
+import { dirname, join } from "node:path";
+import type { ColumnBatch } from "@spillway/base/columns";
+import { isVarColumn } from "@spillway/base/columns";
+import { must } from "@spillway/base/assert";
+import { SpillwayError } from "@spillway/base/errors";
+import { newUuid, randomHex } from "@spillway/base/ids";
+import type { DataFile, PartitionSpec, PrimitiveValue } from "@spillway/lake/model";
+import { localPathOf, type ObjectStore } from "@spillway/lake/store/store";
+import { FileStore } from "@spillway/lake/store/file";
+import type { BatchAppender } from "./append.ts";
+import { dataFileOf, isFloat } from "./file-metrics.ts";
+import type { Engine } from "./instance.ts";
+import { partitionSql } from "./partition-sql.ts";
+import { duckIdent, duckLiteral } from "./quote.ts";
+import type { EngineSession } from "./session.ts";
+import { specOf, storedDuckType, type LakeField } from "./types.ts";
+
+export interface WriteOptions {
+  readonly engine: Engine;
+  readonly batches: AsyncIterable<ColumnBatch>;
+  /** The columns of the batches, in their order. */
+  readonly fields: readonly LakeField[];
+  readonly spec: PartitionSpec;
+  readonly store: ObjectStore;
+  /** The folder of the data files: `<table location>/data`. */
+  readonly dataLocation: string;
+  /** Where files are written before they are uploaded; used only when the store is not local. */
+  readonly stageDir: string;
+  /** Awaited with each file's location before anything is written there. */
+  readonly onFile?: (location: string) => Promise<void>;
+  /** Rows after which a file ends. Default 1 Mi. */
+  readonly fileRows?: number;
+  /** Bytes in memory after which a file ends. Default 64 MiB. */
+  readonly stageBytes?: number;
+  readonly rowGroupRows?: number;
+  readonly sortOrderId?: number;
+  readonly signal?: AbortSignal;
+}
+
+const FILE_ROWS = 1 << 20;
+const STAGE_BYTES = 64 << 20;
+const ROW_GROUP_ROWS = 122_880;
+/** With more partitions than this in one table, it is sorted by them first. */
+const SORT_ABOVE = 16;
+
+/** Writes everything that `batches` gives. Throws what they throw; then no file of the call is left in the store, unless the removal failed too. */
+export async function writeDataFiles(options: WriteOptions): Promise<DataFile[]> {
+  const writer = new DataFileWriter(options);
+  try {
+    for await (const batch of options.batches) await writer.append(batch);
+    return await writer.finish();
+  } catch (error) {
+    await writer.abort();
+    throw error;
+  }
+}
+
+interface Stage {
+  readonly table: string;
+  readonly appender: BatchAppender;
+  rows: number;
+  bytes: number;
+}
+
+/** The same, for a caller that gives batches one by one. */
+export class DataFileWriter {
+  readonly #options: WriteOptions;
+  readonly #files: DataFile[] = [];
+  readonly #published: string[] = [];
+  /** One session copies while the other is filled. */
+  #copier: EngineSession | null = null;
+  #filler: EngineSession | null = null;
+  #stage: Stage | null = null;
+  #copying: Promise<void> = Promise.resolve();
+  #failure: unknown = null;
+
+  constructor(options: WriteOptions) {
+    this.#options = options;
+  }
+
+  async append(batch: ColumnBatch): Promise<void> {
+    if (this.#failure !== null) throw this.#failure;
+    if (this.#options.signal?.aborted) throw new SpillwayError("engine_interrupted", "Writing was interrupted.");
+    if (batch.length === 0) return;
+    const stage = (this.#stage ??= await this.#openStage());
+    stage.appender.append(batch);
+    stage.rows += batch.length;
+    stage.bytes += bytesOf(batch);
+    const { fileRows = FILE_ROWS, stageBytes = STAGE_BYTES } = this.#options;
+    if (stage.rows >= fileRows || stage.bytes >= stageBytes) await this.#seal(stage);
+  }
+
+  async finish(): Promise<DataFile[]> {
+    if (this.#stage) await this.#seal(this.#stage);
+    await this.#copying;
+    await this.#end(true);
+    if (this.#failure !== null) throw this.#failure;
+    return this.#files;
+  }
+
+  /** Stops, and removes what was written. */
+  async abort(): Promise<void> {
+    this.#copier?.interrupt();
+    await this.#copying;
+    await this.#end(false);
+    await this.#options.store.delete(this.#published).catch(() => {});
+  }
+
+  async #openStage(): Promise<Stage> {
+    const { engine, fields } = this.#options;
+    this.#copier ??= await engine.session();
+    this.#filler ??= await engine.session();
+    const table = engine.freshName("stage");
+    const columns = fields.map((f) => `${duckIdent(f.name)} ${storedDuckType(f)}`).join(", ");
+    await this.#filler.run(`CREATE TABLE ${table} (${columns})`);
+    return { table, appender: this.#filler.appender(table, fields.map(specOf)), rows: 0, bytes: 0 };
+  }
+
+  /** Hands a full table to COPY, once the table before it is written. */
+  async #seal(stage: Stage): Promise<void> {
+    this.#stage = null;
+    stage.appender.close();
+    await this.#copying;
+    if (this.#failure !== null) {
+      await this.#drop(stage.table);
+      throw this.#failure;
+    }
+    this.#copying = this.#write(stage).catch((error: unknown) => {
+      this.#failure ??= error;
+    });
+  }
+
+  async #write(stage: Stage): Promise<void> {
+    const session = must(this.#copier, "session");
+    try {
+      const partitions = await this.#partitionsOf(session, stage);
+      for (const partition of partitions) await this.#writeFile(session, stage.table, partition);
+    } finally {
+      await this.#drop(stage.table);
+    }
+  }
+
+  async #drop(table: string): Promise<void> {
+    await this.#options.engine.use((session) => session.run(`DROP TABLE IF EXISTS ${table}`));
+  }
+
+  async #partitionsOf(session: EngineSession, stage: Stage): Promise<Partition[]> {
+    const sql = partitionSql(this.#options.spec, this.#options.fields);
+    if (sql === null) return [{ tuple: [], where: null }];
+    const rows = await session.rows(`SELECT DISTINCT ${sql.expressions.join(", ")} FROM ${stage.table} ORDER BY ALL`);
+    if (rows.length > SORT_ABOVE) {
+      const sorted = `${stage.table}_sorted`;
+      await session.run(
+        `CREATE TABLE ${sorted} AS SELECT * FROM ${stage.table} ORDER BY ${sql.expressions.join(", ")};
+         DROP TABLE ${stage.table}; ALTER TABLE ${sorted} RENAME TO ${stage.table}`,
+      );
+    }
+    return rows.map((row) => ({
+      tuple: row as (PrimitiveValue | null)[],
+      where:
+        rows.length === 1
+          ? null
+          : sql.expressions.map((e, i) => `${e} IS NOT DISTINCT FROM ${sql.literal(i, row[i])}`).join(" AND "),
+    }));
+  }
+
+  async #writeFile(session: EngineSession, table: string, partition: Partition): Promise<void> {
+    const { dataLocation, onFile, fields, rowGroupRows = ROW_GROUP_ROWS, store } = this.#options;
+    const location = `${dataLocation}/${newUuid()}.parquet`;
+    await onFile?.(location);
+    const local = await this.#stagePath(location);
+    const ids = fields.map((f) => `${duckIdent(f.name)}: ${f.id}`).join(", ");
+    const where = partition.where === null ? "" : ` WHERE ${partition.where}`;
+    try {
+      const [stats] = await session.copyTo(
+        `COPY (SELECT * FROM ${table}${where}) TO ${duckLiteral(local)} (FORMAT parquet, COMPRESSION zstd,
+           ROW_GROUP_SIZE ${rowGroupRows}, USE_TMP_FILE false, FIELD_IDS {${ids}}, RETURN_STATS)`,
+        this.#options.signal ? { signal: this.#options.signal } : {},
+      );
+      const facts = must(stats, "statistics of the written file");
+      const nanCounts = await this.#nanCounts(session, table, partition, new Set(nanFields(fields, facts.columns)));
+      await publish(store, local, location);
+      this.#published.push(location);
+      const { sortOrderId } = this.#options;
+      this.#files.push(
+        await dataFileOf(session, fields, {
+          location,
+          specId: this.#options.spec.specId,
+          partition: partition.tuple,
+          stats: facts,
+          nanCounts,
+          ...(sortOrderId === undefined ? {} : { sortOrderId }),
+        }),
+      );
+    } catch (error) {
+      await unlink(local).catch(() => {});
+      throw error;
+    }
+  }
+
+  /** Counts NaNs of the columns that have some; the usual file costs nothing. */
+  async #nanCounts(
+    session: EngineSession,
+    table: string,
+    partition: Partition,
+    columns: ReadonlySet<LakeField>,
+  ): Promise<Map<number, bigint>> {
+    if (columns.size === 0) return new Map();
+    const list = [...columns];
+    const where = partition.where === null ? "" : ` WHERE ${partition.where}`;
+    const counts = list.map((f) => `count(*) FILTER (WHERE isnan(${duckIdent(f.name)}))`).join(", ");
+    const [row] = await session.rows(`SELECT ${counts} FROM ${table}${where}`);
+    return new Map(list.map((f, i) => [f.id, row?.[i] as bigint]));
+  }
+
+  /** A name that the store's own sweep of temporary files knows. */
+  async #stagePath(location: string): Promise<string> {
+    const direct = this.#options.store instanceof FileStore ? localPathOf(location) : null;
+    const dir = direct === null ? this.#options.stageDir : dirname(direct);
+    await mkdir(dir, { recursive: true });
+    return join(dir, `.${randomHex(16)}.spillway-tmp`);
+  }
+
+  async #end(clean: boolean): Promise<void> {
+    const stage = this.#stage;
+    this.#stage = null;
+    if (stage) {
+      try {
+        stage.appender.close();
+      } finally {
+        await this.#drop(stage.table);
+      }
+    }
+    for (const session of [this.#copier, this.#filler]) {
+      if (session) this.#options.engine.release(session, clean);
+    }
+    this.#copier = this.#filler = null;
+  }
+}
+
+interface Partition {
+  readonly tuple: readonly (PrimitiveValue | null)[];
+  /** Null when all rows of the table are of this partition. */
+  readonly where: string | null;
+}
+
+function nanFields(fields: readonly LakeField[], stats: ReadonlyMap<string, { hasNan: boolean }>): LakeField[] {
+  return fields.filter((f) => isFloat(f) && stats.get(f.name)?.hasNan === true);
+}
+
+/** Moves or uploads a finished local file to its place in the store. */
+async function publish(store: ObjectStore, local: string, location: string): Promise<void> {
+  if (store instanceof FileStore) {
+    await store.adopt(local, location);
+    return;
+  }
+  await store.put(location, contentOf(local));
+  await unlink(local);
+}
+
+/** Opens the file only when somebody reads, so that a store that refuses at once leaves nothing open. */
+async function* contentOf(local: string): AsyncIterable<Uint8Array> {
+  yield* createReadStream(local, { highWaterMark: 1 << 20 }) as AsyncIterable<Uint8Array>;
+}
+
+function bytesOf(batch: ColumnBatch): number {
+  let bytes = 0;
+  for (const column of batch.columns) {
+    bytes += isVarColumn(column) ? (column.offsets[batch.length] ?? 0) + batch.length * 16 : column.data.byteLength;
+  }
+  return bytes;
+}
