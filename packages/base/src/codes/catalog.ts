@@ -1,3 +1,44 @@
 import type { CodeEntry } from "../codes.ts";
 
-export const CATALOG_CODES = {} as const satisfies Record<string, CodeEntry>;
+export const CATALOG_CODES = {
+  catalog_missing: {
+    kind: "usage",
+    cause: "a database without Spillway's catalog",
+    remedy: "Run `spillway init` on it first.",
+  },
+  lake_not_ours: {
+    kind: "refused",
+    cause: "a lake that belongs to another database, or to this one before it was restored, cloned or forked",
+    remedy: "Say which it is: `spillway restore adopt` takes the lake over, `spillway restore fork` starts a new one.",
+  },
+  warehouse_mismatch: {
+    kind: "usage",
+    cause: "a warehouse setting other than the one that the database was set up with",
+    remedy: "Use the location that the message names; a lake is moved with `spillway restore`.",
+  },
+  warehouse_taken: {
+    kind: "refused",
+    cause: "a warehouse that another database owns",
+    remedy: "Choose another warehouse location for this database.",
+  },
+  commit_conflict: {
+    kind: "conflict",
+    cause: "a lake table that somebody else committed to first",
+    remedy: "The commit is staged again on the new state and tried again.",
+  },
+  op_abandoned: {
+    kind: "conflict",
+    cause: "an operation that another worker abandoned",
+    remedy: "Nothing was changed; the next pass starts it afresh.",
+  },
+  leader_lost: {
+    kind: "conflict",
+    cause: "a worker that is not the leader any more",
+    remedy: "Nothing was changed; the new leader goes on.",
+  },
+  table_unknown: {
+    kind: "usage",
+    cause: "a table that does not exist, or is not registered",
+    remedy: "Name it as schema.table; `spillway status` lists the registered ones.",
+  },
+} as const satisfies Record<string, CodeEntry>;

@@ -1,2 +1,92 @@
 /** The front door of the catalog component; see docs/internals/seam.md. */
-export {};
+export type { Db } from "./db.ts";
+export { CATALOG_MIGRATIONS, CATALOG_SCHEMA, type CatalogMigration } from "./migrations.ts";
+export * from "./rows.ts";
+export {
+  durationInKeyUnits,
+  KEY_INFINITY,
+  KEY_MIN,
+  KEY_NEG_INFINITY,
+  KEY_TYPES,
+  keyExpression,
+  type KeyKind,
+  keyLiteral,
+  keyText,
+} from "./key.ts";
+export {
+  CAPTURE_TRIGGER,
+  deltaColumn,
+  deltaName,
+  deltaTable,
+  landingName,
+  PARENT_TRUNCATE_TRIGGER,
+  TRUNCATE_TRIGGER,
+  truncateBytes,
+  WORKER_CHANNEL,
+} from "./names.ts";
+export { SQL_STATES } from "./sqlstates.ts";
+export {
+  liveColumns,
+  loadRelation,
+  loadRelationByName,
+  loadRelationByOid,
+  loadRelations,
+  resumeRelation,
+  stopRelation,
+} from "./relations.ts";
+export { loadBands } from "./bands.ts";
+export { loadLakeTable, loadLakeTableByName, loadLakeTables } from "./lake-tables.ts";
+export {
+  abandonedFiles,
+  abandonOp,
+  abandonOrphans,
+  finishOp,
+  forgetStaged,
+  loadOp,
+  noteOp,
+  openOp,
+  type OpenOp,
+  recentOps,
+  stageFiles,
+} from "./journal.ts";
+export { appendFileLog, type FileLogEntry, type FileLogTarget, LOG_FOLDER, readFileLog } from "./file-log.ts";
+export {
+  type Absorbed,
+  applyLakeCommit,
+  type BandChange,
+  type BandPut,
+  commitLake,
+  type CommitOptions,
+  type CommitResult,
+  type DoomedFile,
+  type LakeCommit,
+  lookUpOutcome,
+  PointerConflict,
+  type PointerMove,
+  requireEpoch,
+  type SeamMove,
+} from "./commit.ts";
+export {
+  type CaptureColumn,
+  type CaptureSpec,
+  type CaptureTarget,
+  createCaptureTriggers,
+  createDelta,
+  createParentTrigger,
+  createTruncateFunction,
+  dropCaptureFunction,
+  dropCaptureTriggers,
+  dropDelta,
+} from "./capture.ts";
+export {
+  captureSpecOf,
+  columnSignature,
+  insertRelation,
+  installCapture,
+  installRelation,
+  loadCaptureSpec,
+  type NewRelation,
+  putColumns,
+} from "./install.ts";
+export { maxKey, type Partition, readPartitions } from "./partitions.ts";
+export { readTableColumns, type TableColumn } from "./table-columns.ts";

@@ -1,5 +1,5 @@
--- The catalog: see docs/internals/seam.md. Applied by the migration runner, which has created schema spillway.
-
+/** The catalog's tables: see docs/internals/seam.md. The migration runner has created the schema. */
+export const CATALOG_SQL = `
 create table spillway.leader (
   id boolean primary key default true check (id),
   epoch bigint not null default 0,
@@ -60,12 +60,16 @@ create table spillway.relation (
   key_kind text check (key_kind in ('int', 'timestamptz', 'timestamp', 'date')),
   pk_attnums smallint[] not null,
   landing oid,
+  -- whether register made the landing, so that unregister may drop it
+  landing_created boolean not null default false,
   lake_id bigint references spillway.lake_table (lake_id),
   -- lag, lake_retention, heap_retention, partition_width: canonical key units (integers, µs or days); null = none
   lag bigint,
   lake_retention bigint,
   heap_retention bigint,
   partition_width bigint,
+  -- instead of a width: partitions of whole calendar months, which have no fixed length
+  partition_months int,
   lake_partition text,
   -- maintenance policy overrides and the options as given
   policy jsonb not null default '{}',
@@ -101,6 +105,14 @@ create table spillway.seam (
   f_at timestamptz
 );
 
+-- What clients lock FOR SHARE, apart from seam, so that they hold back only a move of T or R and no fold.
+-- Always equals seam.t and seam.r.
+create table spillway.seam_guard (
+  relation_id bigint primary key references spillway.relation (relation_id) on delete cascade,
+  t bigint,
+  r bigint
+);
+
 create function spillway.seam_never_goes_back() returns trigger language plpgsql as $$
 begin
   if current_setting('spillway.rewind', true) = 'on' then return new; end if;
@@ -127,8 +139,12 @@ create table spillway.band (
   -- multiset checksum (base/rowhash.ts) in hex, over the fields named
   checksum text,
   checksum_fields int[],
+  -- the leaf's own bounds; lo may lie below leaf_lo when there was a hole before it
+  leaf_lo bigint,
   leaf_filenode oid,
+  -- columns and capture triggers of the leaf as they were when its copy began
   leaf_signature text,
+  bytes bigint,
   created_at timestamptz not null default now(),
   moved_at timestamptz,
   unique (relation_id, lo)
@@ -181,3 +197,31 @@ create table spillway.counter (
 );
 
 create sequence spillway.delta_version;
+
+
+-- What a table waits for, for status: a drop that gets no lock, a commit behind a client's lock, a retry after an error.
+create table spillway.relation_wait (
+  relation_id bigint primary key references spillway.relation (relation_id) on delete cascade,
+  step text not null,
+  reason text not null,
+  code text,
+  attempts int not null default 1,
+  since timestamptz not null default now(),
+  last_at timestamptz not null default now(),
+  retry_at timestamptz
+);
+
+-- Work that a command asks of the leader: maintain, a pass at once. Announced on channel spillway_worker.
+create table spillway.request (
+  request_id bigint generated always as identity primary key,
+  kind text not null,
+  relation_id bigint,
+  detail jsonb not null default '{}',
+  state text not null default 'open' check (state in ('open', 'claimed', 'done', 'failed')),
+  result jsonb,
+  requested_at timestamptz not null default now(),
+  claimed_at timestamptz,
+  ended_at timestamptz
+);
+create index request_open on spillway.request (request_id) where state in ('open', 'claimed');
+`;

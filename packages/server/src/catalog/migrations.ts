@@ -1,0 +1,16 @@
+/** The catalog's migrations, forward only. Their SQL is in modules, so that the build needs no copying of files. */
+import { CATALOG_SQL } from "./sql/0001-catalog.ts";
+import { CLIENT_FUNCTIONS_SQL } from "./sql/0002-client-functions.ts";
+
+export const CATALOG_SCHEMA = "spillway";
+
+export interface CatalogMigration {
+  readonly id: number;
+  readonly name: string;
+  readonly sql: string;
+}
+
+export const CATALOG_MIGRATIONS: readonly CatalogMigration[] = [
+  { id: 1, name: "catalog", sql: CATALOG_SQL },
+  { id: 2, name: "client functions", sql: CLIENT_FUNCTIONS_SQL },
+];

@@ -1,0 +1,133 @@
+/**
+ * The columns of a table as Postgres has them now, each with its fate in the lake (`base/pg-types.ts`) and the type in
+ * which a delta table stores it: the value's own base type where the lake holds the value, else text. So a delta
+ * never depends on a user's type, and never stops somebody from dropping one.
+ */
+import { planPgType, type PgTypeFacts, type PgTypePlan } from "@spillway/base/pg-types";
+import type { Db } from "./db.ts";
+
+export interface TableColumn {
+  readonly attnum: number;
+  readonly name: string;
+  readonly typeOid: number;
+  readonly typmod: number;
+  /** As Postgres writes the type. */
+  readonly typeName: string;
+  readonly notNull: boolean;
+  readonly generated: "" | "s" | "v";
+  readonly identity: "" | "a" | "d";
+  /** The type's collation is not deterministic: equal texts may differ. */
+  readonly looseCollation: boolean;
+  /** What rows written before the column existed read, as canonical text; null = NULL, or the column is original. */
+  readonly missingValue: string | null;
+  readonly plan: PgTypePlan;
+  readonly typtype: string;
+  readonly baseOid: number;
+  /** The SQL type of the delta's column. */
+  readonly deltaType: string;
+}
+
+interface RawColumn {
+  attnum: number;
+  attname: string;
+  atttypid: string;
+  atttypmod: number;
+  type_name: string;
+  attnotnull: boolean;
+  attgenerated: "" | "s" | "v";
+  attidentity: "" | "a" | "d";
+  loose: boolean;
+  missing: string | null;
+}
+
+interface RawType {
+  oid: string;
+  typname: string;
+  typtype: string;
+  typcategory: string;
+  nspname: string;
+  typbasetype: string;
+  typtypmod: number;
+  typelem: string;
+}
+
+const TYPES = `
+  with recursive t (oid) as (
+    select distinct atttypid from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped
+    union
+    select n.oid from t join pg_type y on y.oid = t.oid
+      cross join lateral (values (y.typbasetype), (y.typelem)) as n (oid) where n.oid <> 0
+  )
+  select y.oid::text, y.typname, y.typtype, y.typcategory, n.nspname, y.typbasetype::text, y.typtypmod, y.typelem::text
+  from t join pg_type y on y.oid = t.oid join pg_namespace n on n.oid = y.typnamespace`;
+
+const COLUMNS = `
+  select a.attnum, a.attname, a.atttypid::text, a.atttypmod, format_type(a.atttypid, a.atttypmod) as type_name,
+    a.attnotnull, a.attgenerated, a.attidentity,
+    coalesce(not l.collisdeterministic, false) as loose,
+    case when a.atthasmissing then (a.attmissingval::text::text[])[1] end as missing
+  from pg_attribute a left join pg_collation l on l.oid = a.attcollation
+  where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped order by a.attnum`;
+
+/** The columns of one table or partition. The connection must have the canonical text settings. */
+export async function readTableColumns(db: Db, relid: number): Promise<TableColumn[]> {
+  const types = new Map<number, RawType>();
+  for (const row of (await db.query<RawType>(TYPES, [relid])).rows) types.set(Number(row.oid), row);
+  const { rows } = await db.query<RawColumn>(COLUMNS, [relid]);
+  return rows.map((raw) => {
+    const facts = factsOf(types, Number(raw.atttypid), raw.atttypmod);
+    const base = baseOf(facts);
+    const plan = planPgType(facts);
+    return {
+      attnum: raw.attnum,
+      name: raw.attname,
+      typeOid: Number(raw.atttypid),
+      typmod: raw.atttypmod,
+      typeName: raw.type_name,
+      notNull: raw.attnotnull,
+      generated: raw.attgenerated,
+      identity: raw.attidentity,
+      looseCollation: raw.loose,
+      missingValue: raw.missing,
+      plan,
+      typtype: facts.typtype,
+      baseOid: base.oid,
+      deltaType: plan.fate === "native" ? nativeType(base) : "text",
+    };
+  });
+}
+
+function factsOf(types: ReadonlyMap<number, RawType>, oid: number, typmod: number): PgTypeFacts {
+  const raw = types.get(oid);
+  if (!raw) return { oid, typmod, name: "unknown", typtype: "p", category: "X", schema: "pg_catalog" };
+  const facts = {
+    oid,
+    typmod,
+    name: raw.typname,
+    typtype: raw.typtype,
+    category: raw.typcategory,
+    schema: raw.nspname,
+  };
+  if (raw.typtype === "d") return { ...facts, base: factsOf(types, Number(raw.typbasetype), raw.typtypmod) };
+  if (raw.typcategory === "A" && Number(raw.typelem) !== 0) {
+    return { ...facts, base: factsOf(types, Number(raw.typelem), typmod) };
+  }
+  return facts;
+}
+
+function baseOf(facts: PgTypeFacts): PgTypeFacts {
+  return facts.typtype === "d" && facts.base ? baseOf(facts.base) : facts;
+}
+
+/** SQL of a native type: by name, with its modifier where the modifier says something. */
+function nativeType(base: PgTypeFacts): string {
+  const name = base.name === "char" ? '"char"' : base.name;
+  if (base.typmod < 0) return base.oid === 1042 ? "bpchar" : name;
+  if (base.oid === 1700) {
+    const packed = base.typmod - 4;
+    return `numeric(${(packed >> 16) & 0xffff}, ${packed & 0x7ff})`;
+  }
+  if (base.oid === 1042) return `char(${base.typmod - 4})`;
+  // The length of varchar and the precision of times were enforced when the value was written.
+  return name;
+}
