@@ -20,6 +20,8 @@ export interface ShapeField {
   readonly name: string;
   /** For records, and for arrays of records: what is wanted of them. */
   readonly shape?: Shape;
+  /** Give the encoded bytes, unread: a view of the block, for what is decoded later or never. */
+  readonly raw?: boolean;
 }
 
 export type Decode = (cursor: Cursor) => unknown;
@@ -165,11 +167,15 @@ function recordStep(field: AvroField, shape: Shape): RecordStep {
   const id = field["field-id"];
   const slot = shape.fields.findIndex((f) => (id === undefined ? f.name === field.name : f.id === id));
   const wanted = shape.fields[slot];
-  return {
-    slot,
-    decode: wanted ? compileDecoder(field.type, wanted.shape) : () => undefined,
-    skip: compileSkip(field.type),
-  };
+  const skip = compileSkip(field.type);
+  if (wanted?.raw) return { slot, decode: (c) => rawBytes(c, skip), skip };
+  return { slot, decode: wanted ? compileDecoder(field.type, wanted.shape) : () => undefined, skip };
+}
+
+function rawBytes(c: Cursor, skip: Skip): Uint8Array {
+  const start = c.at;
+  skip(c);
+  return c.bytes.subarray(start, c.at);
 }
 
 function compileSkip(schema: AvroSchema): Skip {
