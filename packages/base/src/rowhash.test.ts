@@ -92,7 +92,7 @@ function column(kind: ColumnKind, values: readonly Value[]): Column {
     float64: () => Float64Array.from(numbers),
     uuid: () => Uint8Array.from(values.flatMap((v) => [...((v as Uint8Array | null) ?? new Uint8Array(16))])),
     decimal: () => BigInt64Array.from(bigints().flatMap((v) => [BigInt.asIntN(64, v), BigInt.asIntN(64, v >> 64n)])),
-  } as Partial<Record<ColumnKind, () => Uint8Array>>;
+  } as unknown as Partial<Record<ColumnKind, () => Uint8Array>>;
   return { spec, validity, data: data[kind]?.() ?? BigInt64Array.from(bigints()) };
 }
 
@@ -186,7 +186,7 @@ describe("the row checksum", () => {
         const [head, tail] = [sliceBatch(batch, 0, at), sliceBatch(batch, at, rows.length)];
         const parts = new Checksum().add(hasher.hashBatch(head)).merge(new Checksum().add(hasher.hashBatch(tail)));
         expect(parts.equals(whole)).toBe(true);
-        const order = rows.map((_, i) => i).sort(() => ((random.next().value as number) % 3) - 1);
+        const order = rows.map((_, i) => i).toSorted(() => ((random.next().value as number) % 3) - 1);
         expect(new Checksum().add(hasher.hashBatch(takeRows(batch, order))).equals(whole)).toBe(true);
         expect(new Checksum().add(hasher.hashBatch(concatBatches([tail, head]))).equals(whole)).toBe(true);
         expect(whole.remove(hasher.hashBatch(tail)).equals(new Checksum().add(hasher.hashBatch(head)))).toBe(true);
