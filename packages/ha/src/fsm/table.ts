@@ -41,7 +41,7 @@ export const ACTIONS = {
     "Start the stopped primary again (crash recovery if needed, no promotion when it is no standby) with ssn from the assignment already in place before it accepts connections.",
   set_ssn: "synchronous_standby_names from the assignment, reload. Waits for nothing.",
   set_ssn_and_wait:
-    "synchronous_standby_names from the assignment, reload, then (if it is not empty) wait until a quorum of it has flushed the LSN that was current after the reload. Starts Postgres first if it is stopped.",
+    "synchronous_standby_names from the assignment, reload, then (if it is not empty) wait until a quorum of it has flushed the LSN that was current after the reload. Starts Postgres first if it is stopped (as start_writable); standbys reattach while this waits.",
   stop_postgres:
     "Stop with -m fast (clients end, standbys receive everything); keep it stopped. `pg.lsn` of the report then is the shutdown checkpoint's location from the control file. When the lease runs out first, the keeper fences: immediate stop, and no lsn.",
   drain_for_maintenance: "Two checkpoints, then as stop_postgres.",
@@ -124,11 +124,16 @@ export const TABLE: readonly Edge[] = [
   ...edges(["demoted"], ["draining", "demote_timeout"], "stop_postgres", "Stays stopped"),
   ...edges(
     [...OFF, "prepare_maintenance"],
-    ["wait_primary", "apply_settings", "join_primary"],
+    ["wait_primary", "join_primary"],
     "start_writable",
     "Nobody was promoted: go on as the primary",
   ),
-  ...edges([...OFF, "prepare_maintenance"], ["primary"], "start_writable", "Nobody was promoted: go on as the primary"),
+  ...edges(
+    [...OFF, "prepare_maintenance"],
+    ["primary", "apply_settings"],
+    "set_ssn_and_wait",
+    "Nobody was promoted: go on as the primary",
+  ),
   ...edges(OFF, ["single"], "start_writable", "The only node left"),
 
   // A standby becomes the primary.

@@ -1,0 +1,87 @@
+/** Takes a keeper's report into what the monitor knows. Pure but for the draft that it is given. */
+import type { NodeReport } from "../protocol/messages.ts";
+import { isAttached, isStable } from "./health.ts";
+import { primaryOf, type Draft, type NodeRow, type Reign } from "./model.ts";
+import { isStopped, isWritable } from "./states.ts";
+
+/** Boots remembered per node, to tell a late report from a new one. */
+const OLD_BOOTS = 8;
+
+/** False for a late or doubled report, which changes nothing (and gets no lease). */
+export function absorb(d: Draft, node: NodeRow, report: NodeReport): boolean {
+  if (!isInOrder(d, node, report)) return false;
+  d.obs.seen.set(node.nodeId, { report, atMs: d.nowMs });
+  d.obs.promisedUntilMs.set(node.nodeId, d.nowMs + report.promise.remainingMs);
+  if (!report.pg.isRunning) d.obs.pgDownAtMs.set(node.nodeId, d.nowMs);
+  noteState(d, node, report);
+  notePosition(node, report);
+  for (const slot of report.slots.lost) note(d, node, `logical slot ${slot} is lost: its consumer must copy anew`);
+  if (d.f.reign?.nodeId === node.nodeId) noteReign(d, d.f.reign, report);
+  d.f.systemIdentifier ??= report.pg.systemIdentifier;
+  return true;
+}
+
+function isInOrder(d: Draft, node: NodeRow, report: NodeReport): boolean {
+  const before = d.obs.seen.get(node.nodeId)?.report;
+  const old = d.obs.oldBoots.get(node.nodeId) ?? [];
+  if (old.includes(report.boot)) return false;
+  if (before === undefined || before.boot === report.boot) return before === undefined || report.seq > before.seq;
+  d.obs.oldBoots.set(node.nodeId, [before.boot, ...old].slice(0, OLD_BOOTS));
+  return true;
+}
+
+function noteState(d: Draft, node: NodeRow, report: NodeReport): void {
+  const before = node.reported.state;
+  node.reported = {
+    state: report.reportedState,
+    seenVersion: Math.max(node.reported.seenVersion, report.seenVersion),
+    appliedVersion: Math.max(node.reported.appliedVersion, report.appliedVersion),
+  };
+  if (before === report.reportedState) return;
+  const reason = report.reportedState === node.goal ? node.reason : selfReason(node, report);
+  d.events.push({
+    formation: d.f.name,
+    nodeId: node.nodeId,
+    node: node.name,
+    kind: "reported",
+    from: before,
+    to: report.reportedState,
+    reason,
+  });
+}
+
+function selfReason(node: NodeRow, report: NodeReport): string {
+  const fenced = report.reportedState === "demote_timeout" && isWritable(node.goal);
+  return fenced ? "It lost its lease and stopped itself" : `On its way to ${node.goal}`;
+}
+
+/** Frozen and stopped positions are facts that outlive the node. */
+function notePosition(node: NodeRow, report: NodeReport): void {
+  const { lsn, tli } = report.pg;
+  if (lsn === null || tli === null || !isStable(node)) return;
+  if (node.goal === "report_lsn" || node.goal === "fast_forward") {
+    node.frozen = report.pg.diverged ? null : { lsn, tli };
+  }
+  if (isStopped(node.goal) && !report.pg.isRunning) node.stoppedAt = { lsn, tli };
+}
+
+/** What the primary has confirmed may be forgotten; what it may still have in force may not. */
+function noteReign(d: Draft, reign: Reign, report: NodeReport): void {
+  const seen = reign.terms.findLastIndex((t) => t.version <= report.seenVersion);
+  if (seen > 0) reign.terms.splice(0, seen);
+  if (!reign.opened || !isWritable(report.reportedState)) return;
+  if (report.pg.isRunning && report.pg.inRecovery === false && report.pg.tli !== null) reign.timeline = report.pg.tli;
+  const applied = reign.ssn.findLastIndex((s) => s.version <= report.appliedVersion);
+  const entry = reign.ssn[applied];
+  if (applied > 0 && entry !== undefined && (entry.k === 0 || entry.waits)) reign.ssn.splice(0, applied);
+  const primary = primaryOf(d.f);
+  if (primary === null) return;
+  for (const standby of d.f.nodes) {
+    if (standby !== primary && isAttached(d, standby)) d.obs.attachedAtMs.set(standby.nodeId, d.nowMs);
+  }
+}
+
+function note(d: Draft, node: NodeRow, reason: string): void {
+  const { nodeId, name } = node;
+  d.events.push({ formation: d.f.name, nodeId, node: name, kind: "note", from: "", to: "", reason });
+}

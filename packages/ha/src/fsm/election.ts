@@ -1,0 +1,76 @@
+/** Who may be promoted, and who of them is. */
+import { isAttached, isHealthy, isOnTimeline, isStable, lsnOf, seenOf } from "./health.ts";
+import type { Draft, Failover, NodeRow } from "./model.ts";
+
+/** Goals under which a standby may take part. */
+const RUNNING: ReadonlySet<string> = new Set([
+  "secondary",
+  "catchingup",
+  "report_lsn",
+  "fast_forward",
+  "prepare_promotion",
+]);
+
+/** A standby that takes part in this election: here, not forked, not in maintenance. */
+export function eligible(d: Draft, failover: Failover, node: NodeRow): boolean {
+  if (node.nodeId === failover.oldPrimary || node.nodeId === failover.from || node.maintenance) return false;
+  if (!RUNNING.has(node.goal) || !isHealthy(d, node)) return false;
+  const pg = seenOf(d, node)?.report.pg;
+  return pg !== undefined && !pg.diverged && !(pg.isRunning && pg.inRecovery === false);
+}
+
+/** May it be the one? (Others still help to prove what was committed.) */
+export function mayLead(d: Draft, failover: Failover, node: NodeRow): boolean {
+  if (failover.wanted !== null) return failover.wanted === node.nodeId;
+  if (node.candidatePriority === 0) return false;
+  return !d.f.settings.requireSlots || seenOf(d, node)?.report.slots.ready === true;
+}
+
+/** Why no standby could be promoted at all, or null. */
+export function whyNoCandidate(d: Draft, failover: Failover): string | null {
+  const here = d.f.nodes.filter((n) => eligible(d, failover, n));
+  if (here.length === 0) return "no healthy standby";
+  if (here.some((n) => mayLead(d, failover, n))) return null;
+  return here.every((n) => n.candidatePriority === 0)
+    ? "every healthy standby has candidate-priority 0"
+    : "no healthy standby has its slots ready";
+}
+
+/** The primary is there and will hand over in order: the best standby that streams. */
+export function choosePlanned(d: Draft, failover: Failover, standbys: readonly NodeRow[]): NodeRow | null {
+  const able = standbys.filter(
+    (n) => n.goal === "secondary" && isStable(n) && isAttached(d, n) && isOnTimeline(d, n) && mayLead(d, failover, n),
+  );
+  return able.toSorted((a, b) => rank(d, b, a))[0] ?? null;
+}
+
+function rank(d: Draft, a: NodeRow, b: NodeRow): number {
+  const lsn = (n: NodeRow): bigint => lsnOf(n.frozen?.lsn ?? seenOf(d, n)?.report.pg.lsn);
+  if (a.candidatePriority !== b.candidatePriority) return a.candidatePriority - b.candidatePriority;
+  return lsn(a) === lsn(b) ? b.nodeId - a.nodeId : lsn(a) > lsn(b) ? 1 : -1;
+}
+
+export interface Choice {
+  readonly node: NodeRow;
+  /** Another standby that must hand over WAL first, or null. */
+  readonly source: NodeRow | null;
+}
+
+/** Positions are known and proven: highest priority, then furthest; behind the target means fast-forward. */
+export function chooseFrozen(d: Draft, failover: Failover, standbys: readonly NodeRow[]): Choice | string {
+  const frozen = standbys.filter((n) => n.frozen !== null && isStable(n) && sameTimeline(d, failover, n));
+  const target = lsnOf(failover.targetLsn);
+  const complete = frozen.filter((n) => lsnOf(n.frozen?.lsn) >= target);
+  const source = complete[0] ?? null;
+  const able = frozen.filter((n) => mayLead(d, failover, n)).toSorted((a, b) => rank(d, b, a));
+  for (const node of able) {
+    if (complete.includes(node)) return { node, source: null };
+    if (source !== null) return { node, source };
+  }
+  if (able.length === 0) return whyNoCandidate(d, failover) ?? "waiting for the standbys to report their positions";
+  return `no standby that is here has everything up to ${failover.targetLsn}`;
+}
+
+export function sameTimeline(d: Draft, failover: Failover, node: NodeRow): boolean {
+  return failover.allowDataLoss || d.f.settings.failoverWhenAsync || node.frozen?.tli === d.f.reign?.timeline;
+}
