@@ -9,7 +9,8 @@ import { messageOf, SpillwayError } from "@spillway/base/errors";
 import { Startup } from "./startup.ts";
 import { MessageReader } from "./framing.ts";
 import { cancelRequestMessage, terminateMessage } from "./frontend.ts";
-import { parseServerMessage, serverError, sqlstateOf, type ServerMessage } from "./server-error.ts";
+import { sqlstateOf } from "../pg-error.ts";
+import { parseServerMessage, serverError, type ServerMessage } from "./server-error.ts";
 import { runQuery, type QueryOptions, type TextResult } from "./query.ts";
 import { encryptionsOf, openStream, type Encryption } from "./socket.ts";
 import { DEFAULT_CONNECT_TIMEOUT_MS, describeTarget, type RawTarget } from "./target.ts";
@@ -190,7 +191,7 @@ export class RawConnection {
     const tooLate = new SpillwayError("pg_unreachable", `${describeTarget(this.target)} did not answer in time`, {
       details: { target: describeTarget(this.target), timeout_ms: timeoutMs },
     });
-    const timer = setTimeout(() => deadline.abort(tooLate), timeoutMs);
+    const timer = timeoutMs > 0 ? setTimeout(() => deadline.abort(tooLate), timeoutMs) : undefined;
     const abort = (): void => deadline.abort(new SpillwayError("pg_canceled", "connecting was given up"));
     if (given?.aborted) abort();
     given?.addEventListener("abort", abort, { once: true });

@@ -1,8 +1,9 @@
 /**
- * Errors and notices as the server sends them, and what a caller is to do about each SQLSTATE.
- * Source: https://www.postgresql.org/docs/current/protocol-error-fields.html and errcodes-appendix.html
+ * Errors and notices as the server sends them.
+ * Source: https://www.postgresql.org/docs/current/protocol-error-fields.html
  */
-import { SpillwayError, type ErrorCode } from "@spillway/base/errors";
+import { SpillwayError } from "@spillway/base/errors";
+import { codeOfSqlstate } from "../pg-error.ts";
 
 /** The fields of one ErrorResponse or NoticeResponse. */
 export interface ServerMessage {
@@ -52,27 +53,6 @@ export function parseServerMessage(buffer: Buffer, start: number, end: number): 
   return out as unknown as ServerMessage;
 }
 
-const CODE_OF_SQLSTATE: Readonly<Record<string, ErrorCode>> = {
-  "25006": "pg_read_only",
-  "25P03": "pg_connection_lost",
-  "3D000": "pg_database_missing",
-  "42501": "pg_permission_denied",
-  "53300": "pg_too_many_connections",
-  "55006": "pg_slot_active",
-  "55P03": "pg_lock_timeout",
-  "57014": "pg_canceled",
-};
-
-/** Which code of the catalogue a SQLSTATE belongs to. */
-export function codeOfSqlstate(sqlstate: string): ErrorCode {
-  const exact = CODE_OF_SQLSTATE[sqlstate];
-  if (exact !== undefined) return exact;
-  if (sqlstate.startsWith("28")) return "pg_auth_failed";
-  if (sqlstate.startsWith("08") || sqlstate.startsWith("57P")) return "pg_connection_lost";
-  if (sqlstate.startsWith("40") || sqlstate.startsWith("53")) return "pg_transient";
-  return "pg_error";
-}
-
 /**
  * The server's error as ours. DETAIL and CONTEXT stay out of the facts that are logged: they quote row values.
  * `details` has sqlstate and severity, and hint, schema, table, column, constraint, routine where given.
@@ -86,11 +66,4 @@ export function serverError(fields: ServerMessage, doing?: string): SpillwayErro
   const text = `${fields.message} (SQLSTATE ${fields.sqlstate})`;
   const options = fields.hint === undefined ? { details } : { details, remedy: fields.hint };
   return new SpillwayError(codeOfSqlstate(fields.sqlstate), doing === undefined ? text : `${doing}: ${text}`, options);
-}
-
-/** The SQLSTATE of an error made by `serverError`, or null. */
-export function sqlstateOf(error: unknown): string | null {
-  if (!(error instanceof SpillwayError)) return null;
-  const value = error.details["sqlstate"];
-  return typeof value === "string" ? value : null;
 }

@@ -54,7 +54,8 @@ export async function openStream(
     },
   };
   const path = target.socketPath;
-  const socket = netConnect(path === undefined ? { host: target.host, port: target.port, onread } : { path, onread });
+  const host = target.hostaddr ?? target.host;
+  const socket = netConnect(path === undefined ? { host, port: target.port, onread } : { path, onread });
   const abort = (): void => void socket.destroy(signal.reason instanceof Error ? signal.reason : undefined);
   signal.addEventListener("abort", abort, { once: true });
   try {

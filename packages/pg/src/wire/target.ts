@@ -16,6 +16,8 @@ export interface SslOptions {
 
 export interface RawTarget {
   readonly host: string;
+  /** The address to dial instead of looking `host` up; `host` is still the name that TLS checks. */
+  readonly hostaddr?: string | undefined;
   readonly port: number;
   /** The Unix socket itself (`…/.s.PGSQL.5432`); host is then only a name. */
   readonly socketPath?: string | undefined;
@@ -25,7 +27,7 @@ export interface RawTarget {
   readonly ssl?: SslOptions | undefined;
   /** Further start-up parameters: `application_name`, `options`, `replication`, … */
   readonly parameters?: Readonly<Record<string, string>> | undefined;
-  /** Bounds name lookup, connect, TLS and authentication together. Default 10 000. */
+  /** Bounds name lookup, connect, TLS and authentication together. Default 10 000; 0 waits for ever. */
   readonly connectTimeoutMs?: number | undefined;
   /** Idle time before the kernel probes the peer. Default 10 000; 0 turns probes off. */
   readonly keepAliveMs?: number | undefined;
