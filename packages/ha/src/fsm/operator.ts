@@ -132,8 +132,9 @@ function checkCandidates(d: Draft, failover: Failover, primary: NodeRow, options
   if (here.length === 0) refuse("no healthy standby could be promoted");
   const ready = here.filter((n) => n.goal === "secondary" && isStable(n));
   if (options.allowDataLoss) return;
+  const { name } = primary;
   const serving = isServing(d, primary);
-  if (options.kind === "switchover" && !serving) refuse(`${primary.name} does not answer: use perform failover`);
+  if (options.kind === "switchover" && !serving) refuse(`${name} does not answer: use perform failover`);
   if (ready.length === 0) refuse("no standby has caught up with the primary (needs one in state secondary)");
   if (serving) return;
   const lack = couldProveData(
