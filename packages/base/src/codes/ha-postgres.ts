@@ -102,6 +102,26 @@ export const HA_POSTGRES_CODES = {
     cause: "a second keeper for the same data directory",
     remedy: "Stop the other one first.",
   },
+  ha_unreachable: {
+    kind: "retry",
+    cause: "a monitor or a keeper that does not answer",
+    remedy: "Check the address, the network, and that it runs.",
+  },
+  ha_monitor_refused: {
+    kind: "refused",
+    cause: "a monitor that says no",
+    remedy: "Its own words are in the message.",
+  },
+  ha_not_recovered: {
+    kind: "retry",
+    cause: "a node that does not stream from its primary",
+    remedy: "It tries again; when the WAL it needs is gone, a base backup follows by itself.",
+  },
+  ha_timeline_forked: {
+    kind: "retry",
+    cause: "a node with WAL that its primary never had",
+    remedy: "The monitor sends it through a rewind, or a base backup.",
+  },
   ha_disk_full: {
     kind: "operator",
     cause: "no space left for Postgres's files",
