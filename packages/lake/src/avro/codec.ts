@@ -9,6 +9,7 @@
 import { BugError } from "@spillway/base/errors";
 import { type AvroArray, type AvroField, type AvroRecord, type AvroSchema, isUnion, kindOf } from "./schema.ts";
 import type { Cursor, Sink } from "./cursor.ts";
+import { LazyMap } from "./lazy-map.ts";
 
 /** The fields of a record that the reader wants, in its order: resolved by field id, else by name. */
 export interface Shape {
@@ -112,7 +113,7 @@ function decodeLogicalMap(schema: AvroArray): Decode {
   if (!keyField || !valueField) throw new BugError("a key-value record without key and value");
   const key = compileDecoder(keyField.type);
   const value = compileDecoder(valueField.type);
-  return (c) => {
+  const decode = (c: Cursor): Map<unknown, unknown> => {
     const map = new Map<unknown, unknown>();
     for (let count = blockCount(c); count > 0; count = blockCount(c)) {
       for (let i = 0; i < count; i += 1) {
@@ -121,6 +122,12 @@ function decodeLogicalMap(schema: AvroArray): Decode {
       }
     }
     return map;
+  };
+  const skip = compileSkip(schema);
+  return (c) => {
+    const start = c.at;
+    skip(c);
+    return new LazyMap(c, start, decode);
   };
 }
 
