@@ -13,6 +13,7 @@ import { join } from "node:path";
 import type { Clock } from "@spillway/base/clock";
 import { SpillwayError } from "@spillway/base/errors";
 import { program, type Binaries } from "./binaries.ts";
+import { parseControlData } from "./control-file.ts";
 import { fencePostgres, isAlive, isServerProcess, postmasterPid, sendSignal, serverProcesses } from "./processes.ts";
 import { codeOfWords, programEnv, tellingLine } from "./programs.ts";
 
@@ -67,13 +68,21 @@ export class Postmaster {
     const text = this.#pidFile();
     switch (text === null ? "" : parsePidFile(text).status) {
       case "ready":
-        return "ready";
-      case "standby":
-        return "standby";
+        // A hot standby is as ready as a primary; only the control file tells them apart.
+        return this.#inProduction() ? "ready" : "standby";
       case "stopping":
         return "stopping";
       default:
         return "starting";
+    }
+  }
+
+  #inProduction(): boolean {
+    try {
+      const bytes = readFileSync(join(this.#options.pgdata, "global", "pg_control"));
+      return parseControlData(bytes)?.state === "in production";
+    } catch {
+      return false;
     }
   }
 
@@ -203,9 +212,21 @@ function startError(logFile: string, from: number, exit: string): SpillwayError 
   } catch {
     // then there are no words
   }
-  const words = tellingLine(text.replace(/^.*?(LOG|HINT|DETAIL|WARNING):.*$/gm, "")) ?? tellingLine(text) ?? exit;
+  const words = logWords(text) ?? exit;
   const code = codeOfWords(text) ?? "ha_postgres_start_failed";
   return new SpillwayError(code, `Postgres did not start (${exit}): ${words} (log: ${logFile})`);
+}
+
+/** The last failure in a server log, with what it refers to when it only says that there were errors. */
+function logWords(text: string): string | null {
+  const strip = (line: string): string => line.replace(/^.*?(?=(LOG|FATAL|PANIC|ERROR): )/, "");
+  const lines = text.split("\n").filter((line) => line.trim() !== "" && !/(HINT|DETAIL|CONTEXT):/.test(line));
+  const fatal = lines.findLast((line) => /(FATAL|PANIC): /.test(line)) ?? tellingLine(text);
+  if (fatal === null) return null;
+  const why = /contains errors/.test(fatal)
+    ? lines.find((l) => /syntax error|unrecognized|invalid value/.test(l))
+    : undefined;
+  return strip(why === undefined ? fatal : `${strip(why)}; ${strip(fatal)}`);
 }
 
 /** Throws `ha_port_taken` when an address:port that Postgres is to listen on is not free. */
