@@ -6,6 +6,21 @@ export const CATALOG_CODES = {
     cause: "a database without Spillway's catalog",
     remedy: "Run `spillway init` on it first.",
   },
+  catalog_newer: {
+    kind: "refused",
+    cause: "a database whose catalog was made by a newer program",
+    remedy: "Use the release of Spillway that migrated it, or a later one.",
+  },
+  catalog_changed: {
+    kind: "operator",
+    cause: "a catalog that was migrated by other statements than this program's",
+    remedy: "Use the release of Spillway that made it; do not edit migrations.",
+  },
+  source_unsupported: {
+    kind: "usage",
+    cause: "a Postgres that is too old for Spillway",
+    remedy: "Use Postgres 14 to 18.",
+  },
   lake_not_ours: {
     kind: "refused",
     cause: "a lake that belongs to another database, or to this one before it was restored, cloned or forked",

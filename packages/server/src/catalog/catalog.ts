@@ -63,7 +63,6 @@ export {
   lookUpOutcome,
   PointerConflict,
   type PointerMove,
-  requireEpoch,
   type SeamMove,
 } from "./commit.ts";
 export {
@@ -90,3 +89,15 @@ export {
 } from "./install.ts";
 export { maxKey, type Partition, readPartitions } from "./partitions.ts";
 export { readTableColumns, type TableColumn } from "./table-columns.ts";
+export {
+  loadWarehouse,
+  ownerPath,
+  ownershipFault,
+  printOwner,
+  readIdentity,
+  readOwner,
+  requireOwnership,
+  type ServerIdentity,
+  type WarehouseRow,
+} from "./identity.ts";
+export { init, type InitOptions, type InitResult, requireCatalog } from "./init.ts";

@@ -3,8 +3,11 @@
  * or for many (docs/internals/seam.md §4). Everything was written to the store before; nothing here does input or
  * output but SQL, so the transaction is short.
  */
-import { SpillwayError } from "@spillway/base/errors";
-import { fromPgError, isConnectionError } from "@spillway/pg/pg-error";
+import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
+import { assertEpoch } from "@spillway/pg/lease";
+import { fromPgError } from "@spillway/pg/pg-error";
+import { commit as commitTransaction } from "@spillway/pg/transaction";
+import type pg from "pg";
 import type { Db } from "./db.ts";
 import { opGone } from "./journal.ts";
 import { deltaTable } from "./names.ts";
@@ -98,7 +101,7 @@ export type CommitResult =
 
 export interface CommitOptions {
   /** A connection outside any transaction. */
-  readonly db: Db;
+  readonly db: pg.Client;
   /** A fresh connection, to look up the outcome when `db` was lost in COMMIT. */
   readonly reconnect: <T>(work: (db: Db) => Promise<T>) => Promise<T>;
   /** How long to wait for rows that clients hold (a FOR SHARE on the cut-line). Default 2 000. */
@@ -126,12 +129,13 @@ export async function commitLake(options: CommitOptions, commit: LakeCommit): Pr
     throw fromPgError(error, `lake commit of operation ${commit.opId}`);
   }
   try {
-    await db.query("commit");
+    await commitTransaction(db);
     return { kind: "success" };
   } catch (error) {
-    // A server that answers with an error has rolled back; a connection that is gone may have committed.
-    if (!isConnectionError(error)) throw fromPgError(error, `lake commit of operation ${commit.opId}`);
-    return resolveUnknown(options, commit.opId, fromPgError(error, "COMMIT"));
+    if (!isSpillwayError(error, "pg_commit_unknown")) {
+      throw fromPgError(error, `lake commit of operation ${commit.opId}`);
+    }
+    return resolveUnknown(options, commit.opId, error);
   }
 }
 
@@ -185,7 +189,7 @@ export async function applyLakeCommit(tx: Db, commit: LakeCommit): Promise<void>
   await recordFiles(tx, commit);
   if (commit.also) await commit.also(tx);
   await closeOp(tx, commit);
-  if (commit.epoch !== null) await requireEpoch(tx, commit.epoch);
+  if (commit.epoch !== null) await assertEpoch(tx, { epoch: commit.epoch });
 }
 
 async function lockPointers(tx: Db, pointers: readonly PointerMove[]): Promise<void> {
@@ -326,12 +330,4 @@ async function closeOp(tx: Db, commit: LakeCommit): Promise<void> {
 
 function bigAsText(_key: string, value: unknown): unknown {
   return typeof value === "bigint" ? value.toString() : value;
-}
-
-/** Locks the leader's row FOR SHARE, which a successor's raise of the epoch waits for; last, so only briefly. */
-export async function requireEpoch(tx: Db, epoch: bigint): Promise<void> {
-  const { rows } = await tx.query("select 1 from spillway.leader where epoch = $1 for share", [epoch.toString()]);
-  if (rows.length === 0) {
-    throw new SpillwayError("leader_lost", `epoch ${epoch} is over: another worker leads`);
-  }
 }
