@@ -6,13 +6,5 @@ export type { ResultShape } from "./read-chunk.ts";
 export { duckIdent, duckList, duckLiteral } from "./quote.ts";
 export { duckType, icebergType, kindOfIceberg, specOf, storedDuckType, type LakeField } from "./types.ts";
 export { DataFileWriter, writeDataFiles, type WriteOptions } from "./parquet-out.ts";
-export {
-  deleteOrder,
-  DeleteTables,
-  emptySql,
-  scanSql,
-  type ScanField,
-  type ScanFile,
-  type ScanOptions,
-} from "./scan-sql.ts";
+export { DeleteTables, emptySql, scanSql, type ScanField, type ScanFile, type ScanOptions } from "./scan-sql.ts";
 export { readDataFiles, type ReadOptions } from "./readback.ts";
