@@ -7,7 +7,7 @@ import { isStopped, isWritable } from "./states.ts";
 /** Boots remembered per node, to tell a late report from a new one. */
 const OLD_BOOTS = 8;
 
-/** False for a late or doubled report, which changes nothing (and gets no lease). */
+/** False for a late or doubled report (or one of a keeper that lost its state), which changes nothing (and gets no lease). */
 export function absorb(d: Draft, node: NodeRow, report: NodeReport): boolean {
   if (!isInOrder(d, node, report)) return false;
   d.obs.seen.set(node.nodeId, { report, atMs: d.nowMs });
@@ -21,7 +21,10 @@ export function absorb(d: Draft, node: NodeRow, report: NodeReport): boolean {
   return true;
 }
 
+/** The versions are durable here, so an old report is known as such also after a restart of the monitor. */
 function isInOrder(d: Draft, node: NodeRow, report: NodeReport): boolean {
+  const { seenVersion, appliedVersion } = node.reported;
+  if (report.seenVersion < seenVersion || report.appliedVersion < appliedVersion) return false;
   const before = d.obs.seen.get(node.nodeId)?.report;
   const old = d.obs.oldBoots.get(node.nodeId) ?? [];
   if (old.includes(report.boot)) return false;
@@ -34,8 +37,8 @@ function noteState(d: Draft, node: NodeRow, report: NodeReport): void {
   const before = node.reported.state;
   node.reported = {
     state: report.reportedState,
-    seenVersion: Math.max(node.reported.seenVersion, report.seenVersion),
-    appliedVersion: Math.max(node.reported.appliedVersion, report.appliedVersion),
+    seenVersion: report.seenVersion,
+    appliedVersion: report.appliedVersion,
   };
   if (before === report.reportedState) return;
   const reason = report.reportedState === node.goal ? node.reason : selfReason(node, report);

@@ -80,7 +80,9 @@ export function lostReason(d: Draft, standby: NodeRow): string | null {
   if (isSilent(d, standby)) return `no report for ${(silenceMs(d, standby) / 1000).toFixed(1)} s`;
   const pg = seenOf(d, standby)?.report.pg;
   if (pg?.diverged) return "its timeline forked off from the primary's";
-  if (pg && !pg.isRunning && !pg.restarting) return "its Postgres does not run";
+  const sinceGoalMs = d.nowMs - (d.obs.goalSinceMs.get(standby.nodeId) ?? d.obs.startedAtMs);
+  if (sinceGoalMs < d.limits.reconnectMs && !isStable(standby)) return null;
+  if (!isHealthy(d, standby)) return "its Postgres does not run";
   if (isAttached(d, standby)) return null;
   return isDetached(d, standby, primary, pg?.restarting ?? false) ? "it does not stream from the primary" : null;
 }

@@ -45,6 +45,8 @@ export function openingSsn(d: Draft, primary: NodeRow): Quorum {
 export function steerPrimary(d: Draft): void {
   const primary = primaryOf(d.f);
   if (primary === null || !isWritable(primary.goal) || !isFresh(d, primary)) return;
+  // It has just been told to begin: let it arrive.
+  if ((primary.goal === "single" || primary.reported.state === "stop_replication") && !isStable(primary)) return;
   const peers = d.f.nodes.filter((n) => n !== primary && n.goal !== "dropped");
   if (peers.length === 0) return toAsync(d, primary, "single", "No other node is registered");
   const members = syncMembers(d);
@@ -109,7 +111,9 @@ function steerStandby(d: Draft, node: NodeRow, primary: NodeRow): void {
       }
       return;
     case "catchingup":
-      if (forked(d, node)) return setGoal(d, node, "demoted", "Its timeline forked off: it must be rewound");
+      // From any other state the way to catchingup is a rejoin, which mends a fork.
+      if (["catchingup", "secondary"].includes(node.reported.state) && forked(d, node))
+        return setGoal(d, node, "demoted", "Its timeline forked off: it must be rewound");
       if (hasCaughtUp(d, node, primary)) setGoal(d, node, "secondary", "It streams and has caught up");
       return;
     case "secondary": {

@@ -34,7 +34,7 @@ export const ACTIONS = {
   fast_forward: "Stream from `source` until the received and flushed LSN is at `targetLsn`, then freeze again.",
   stop_promising: "Nothing to do to Postgres: accepting the assignment already ended the promises; streaming goes on.",
   promote_read_only:
-    "Wait until WAL up to `targetLsn` (if given) is replayed; default_transaction_read_only = on; promote; ssn from the assignment; checkpoint.",
+    "Wait until WAL up to `targetLsn` (if given) is replayed; default_transaction_read_only = on; promote; ssn from the assignment; checkpoint. Stopped: start first; promoted already: only the settings.",
   open_writes: "ssn from the assignment; default_transaction_read_only = off; slots for peers.",
   promote_and_open: "promote_read_only followed by open_writes; from a stopped standby: start it first.",
   start_writable:
@@ -158,6 +158,7 @@ export const TABLE: readonly Edge[] = [
     "promote_read_only",
     "The old primary is out: prevent split brain",
   ),
+  ...edges(["demote_timeout"], ["stop_replication"], "promote_read_only", "Fenced in its promotion, and still elected"),
   ...edges(["stop_replication"], ["wait_primary", "primary"], "open_writes", "Confirmed promotion with the monitor"),
   ...edges(["prepare_promotion"], ["wait_primary"], "promote_and_open", "The old primary was dropped"),
   ...edges(["report_lsn", "fast_forward"], ["join_secondary"], "prepare_join", "Another standby was promoted"),
