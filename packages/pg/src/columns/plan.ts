@@ -1,5 +1,5 @@
 /**
- * How one column of a table travels: its kind, whether COPY must cast it to text on the server, and whether
+ * How one column of a table travels: its kind, whether COPY must make it text on the server, and whether
  * pgoutput's binary form of it can be read. What becomes of each type is decided in `@spillway/base/pg-types`.
  */
 import type { ColumnSpec } from "@spillway/base/columns";
@@ -50,8 +50,8 @@ export interface PgColumnPlan {
   readonly spec: ColumnSpec;
   /** The type's own binary form, or null when it is not understood: then only its text can be read. */
   readonly wire: WireFormat | null;
-  /** Whether COPY selects `column::text`. */
-  readonly castToText: boolean;
+  /** Whether COPY selects the value's text (`outputText`). */
+  readonly asText: boolean;
 }
 
 const NATIVE_WIRE: Readonly<Record<number, WireFormat>> = {
@@ -86,8 +86,8 @@ export function planColumn(name: string, facts: PgTypeFacts): PgColumnPlan {
   const spec: ColumnSpec = fate.decimal ? { name, kind: fate.kind, decimal: fate.decimal } : { name, kind: fate.kind };
   const native = fate.fate === "native";
   const wire = native ? (NATIVE_WIRE[base.oid] ?? null) : textWire(base);
-  // Types that are text by fate, yet whose binary form is known, are sent in it: no cast on the server.
-  return { name, typeOid: facts.oid, typmod: facts.typmod, spec, wire, castToText: wire === null };
+  // Types that are text by fate, yet whose binary form is known, are sent in it.
+  return { name, typeOid: facts.oid, typmod: facts.typmod, spec, wire, asText: wire === null };
 }
 
 function baseOf(facts: PgTypeFacts): PgTypeFacts {
@@ -101,13 +101,22 @@ function textWire(base: PgTypeFacts): WireFormat | null {
   return base.typtype === "e" ? "text" : null;
 }
 
-/** The select list of a COPY: quoted names, cast where the plan says so, in the plan's order. */
+/**
+ * A column's value as the text that its type's output function makes, which is what pgoutput sends. A cast to text is
+ * not always that: inet's adds `/32`, and extensions may define others. `expression` is SQL.
+ */
+export function outputText(expression: string): string {
+  // concat() makes the empty string of NULL; IS NOT NULL would be false for a composite with a NULL inside.
+  return `CASE WHEN ${expression} IS DISTINCT FROM NULL THEN pg_catalog.concat(${expression}) END`;
+}
+
+/** The select list of a COPY: quoted names, as text where the plan says so, in the plan's order. */
 export function selectList(columns: readonly PgColumnPlan[], alias?: string): string {
   const prefix = alias === undefined ? "" : `${quoteIdent(alias)}.`;
   return columns
     .map((column) => {
       const name = quoteIdent(column.name);
-      return column.castToText ? `${prefix}${name}::pg_catalog.text AS ${name}` : `${prefix}${name}`;
+      return column.asText ? `${outputText(prefix + name)} AS ${name}` : `${prefix}${name}`;
     })
     .join(", ");
 }
@@ -117,7 +126,7 @@ export function canReadBinary(columns: readonly PgColumnPlan[]): boolean {
   return columns.every((column) => column.wire !== null);
 }
 
-/** An empty builder for the column. A column that COPY casts is read as text in either form. */
+/** An empty builder for the column. A column that COPY selects as text is text in either form. */
 export function columnBuilder({ spec, wire }: PgColumnPlan): ColumnBuilder {
   switch (wire) {
     case "bool":

@@ -37,7 +37,7 @@ export const DEFAULT_CONNECT_TIMEOUT_MS = 10_000;
 export const DEFAULT_KEEPALIVE_MS = 10_000;
 
 /**
- * The parameters of the start-up message; the target's own win. COPY's `::text` and pgoutput's text have to be equal
+ * The parameters of the start-up message; the target's own win. COPY's text and pgoutput's have to be equal
  * byte for byte, so what text looks like must not depend on the server's configuration.
  */
 export function startupParameters(target: RawTarget): Map<string, string> {
