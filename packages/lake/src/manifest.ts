@@ -102,7 +102,8 @@ function orUndefined<T>(value: unknown): T | undefined {
   return (value ?? undefined) as T | undefined;
 }
 
-function partitionOf(raw: readonly unknown[], types: readonly PrimitiveType[]): PartitionTuple {
+/** The partition tuple of a data file as the Avro reader gives it. */
+export function partitionOf(raw: readonly unknown[], types: readonly PrimitiveType[]): PartitionTuple {
   return types.map((type, i) => fromAvro(type, raw[i]));
 }
 
