@@ -102,15 +102,24 @@ export function publish(d: Draft): void {
   for (const node of d.f.nodes) {
     const content = contentOf(d, node);
     const before = node.assignment;
-    if (before !== null) {
-      const { version: _v, reason: _r, ...old } = before;
-      if (JSON.stringify(old) === JSON.stringify(content)) continue;
-    }
+    if (before !== null && includes(before, content)) continue;
     const version = ++d.f.version;
     if (before === null || essence(before) !== essence(content)) node.goalVersion = version;
     node.assignment = { version, reason: node.reason, ...content };
     record(d.f, node, version);
   }
+}
+
+/** Every field of `content` is the same in `whole`, however deep. */
+function includes(whole: unknown, content: unknown): boolean {
+  if (typeof content !== "object" || content === null || typeof whole !== "object" || whole === null) {
+    return whole === content;
+  }
+  if (Array.isArray(content) && (!Array.isArray(whole) || whole.length !== content.length)) return false;
+  for (const key in content) {
+    if (!includes(whole[key as keyof typeof whole], content[key as keyof typeof content])) return false;
+  }
+  return true;
 }
 
 /** Before the reigning node can see it: what it may have in force from now on. */

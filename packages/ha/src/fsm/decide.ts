@@ -25,7 +25,19 @@ import { steerPrimary, steerStandbys } from "./steer.ts";
 const MAX_ROUNDS = 12;
 
 export function openDraft(f: Formation, obs: Observations, limits: Limits, nowMs: number): Draft {
-  return { f: structuredClone(f), obs, limits, nowMs, events: [], blocked: [] };
+  return { f: copyOf(f), obs, limits, nowMs, events: [], blocked: [] };
+}
+
+/** As deep as the rules write; assignments are never changed, only replaced. */
+function copyOf(f: Formation): Formation {
+  const { reign, failover } = f;
+  return {
+    ...f,
+    settings: { ...f.settings },
+    nodes: f.nodes.map((n) => ({ ...n })),
+    reign: reign === null ? null : { ...reign, ssn: [...reign.ssn], terms: [...reign.terms] },
+    failover: failover === null ? null : { ...failover },
+  };
 }
 
 export interface Decision {
@@ -58,9 +70,12 @@ function applyRules(d: Draft): void {
   steerPrimary(d);
 }
 
+/** What the rules change, in one short text. */
 function fingerprint(f: Formation): string {
-  const nodes = f.nodes.map((n) => [n.nodeId, n.goal, n.maintenance]);
-  return JSON.stringify([nodes, f.ssn, f.failover, f.reign?.nodeId, f.reign?.opened]);
+  const { failover, reign, ssn } = f;
+  let text = `${reign?.nodeId} ${reign?.opened} ${ssn.k}:${ssn.members.join()}`;
+  for (const n of f.nodes) text += ` ${n.nodeId}${n.goal}${n.maintenance ? "!" : ""}`;
+  return failover === null ? text : text + JSON.stringify(failover);
 }
 
 /** A row goes when its keeper confirmed that it dropped the node. */

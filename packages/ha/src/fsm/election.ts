@@ -2,8 +2,9 @@
 import { isAttached, isHealthy, isOnTimeline, isStable, lsnOf, seenOf } from "./health.ts";
 import type { Draft, Failover, NodeRow } from "./model.ts";
 
-/** Goals under which a standby may take part. */
+/** States in which a standby may take part, as goal and as reported: it has data and is no former primary. */
 const RUNNING: ReadonlySet<string> = new Set([
+  "join_secondary",
   "secondary",
   "catchingup",
   "report_lsn",
@@ -14,7 +15,7 @@ const RUNNING: ReadonlySet<string> = new Set([
 /** A standby that takes part in this election: here, not forked, not in maintenance. */
 export function eligible(d: Draft, failover: Failover, node: NodeRow): boolean {
   if (node.nodeId === failover.oldPrimary || node.nodeId === failover.from || node.maintenance) return false;
-  if (!RUNNING.has(node.goal) || !isHealthy(d, node)) return false;
+  if (!RUNNING.has(node.goal) || !RUNNING.has(node.reported.state) || !isHealthy(d, node)) return false;
   const pg = seenOf(d, node)?.report.pg;
   return pg !== undefined && !pg.diverged && !(pg.isRunning && pg.inRecovery === false);
 }

@@ -8,7 +8,7 @@
  * primary's keeper is there, the old primary goes on.
  */
 import { setGoal } from "./assign.ts";
-import { chooseFrozen, choosePlanned, eligible, sameTimeline } from "./election.ts";
+import { chooseFrozen, choosePlanned, eligible, sameTimeline, whyNoCandidate } from "./election.ts";
 import { isConfirmedOut, isFresh, isOnTimeline, isSilent, isStable, lsnOf, seenOf } from "./health.ts";
 import { nodeOf, type Draft, type Failover, type NodeRow } from "./model.ts";
 import { couldProveData, isSoleHolder, proveData, wasAsync, whyNotOut } from "./proof.ts";
@@ -64,10 +64,7 @@ function callOff(d: Draft, failover: Failover): boolean {
   if (from === null || failover.kind === "drop" || !isConfirmedOut(from) || !isFresh(d, from)) return false;
   if (failover.candidate !== null || from.goal === "maintenance" || from.goal === "catchingup") return false;
   if (failover.oldPrimary !== failover.from && whyNotOut(d, failover) !== null) return false;
-  const standbys = d.f.nodes.filter((n) => n !== from && eligible(d, failover, n));
-  const proof = proveData(d, failover, null);
-  const hope = typeof proof !== "string" || couldProveData(d, standbys) === null || failover.allowDataLoss;
-  if (standbys.length > 0 && hope) return false;
+  if (couldStillElect(d, failover)) return false;
   d.f.failover = null;
   d.f.ssn = openingSsn(d, from);
   if (d.f.reign !== null && d.f.reign.nodeId !== from.nodeId) {
@@ -78,6 +75,17 @@ function callOff(d: Draft, failover: Failover): boolean {
   from.maintenance = false;
   setGoal(d, from, "wait_primary", "Nobody could take over: it goes on as the primary");
   return true;
+}
+
+/** Some standby that is here can be chosen now, or perhaps once all have reported their positions. */
+function couldStillElect(d: Draft, failover: Failover): boolean {
+  const standbys = d.f.nodes.filter((n) => eligible(d, failover, n));
+  if (whyNoCandidate(d, failover) !== null) return false;
+  const proof = proveData(d, failover, null);
+  const arrived = standbys.every((n) => n.goal === "report_lsn" && isStable(n));
+  if (!arrived) return typeof proof !== "string" || failover.allowDataLoss || couldProveData(d, standbys) === null;
+  if (typeof proof === "string") return false;
+  return typeof chooseFrozen(d, { ...failover, targetLsn: proof.targetLsn }, standbys) !== "string";
 }
 
 /** Chooses the candidate, or takes the step that must come before. */
@@ -196,6 +204,9 @@ function finish(d: Draft, failover: Failover, node: NodeRow): void {
     if (!isSilent(d, node) && sinceMs < d.limits.stuckMs) return;
     failover.oldPrimary = node.nodeId;
     failover.candidate = null;
+    for (const other of d.f.nodes) {
+      if (other.goal === "join_secondary") setGoal(d, other, "report_lsn", `${node.name} was lost in its promotion`);
+    }
     return setGoal(d, node, "draining", "It was lost in its promotion");
   }
   reign.opened = true;

@@ -28,7 +28,7 @@ export type KeeperStep =
   | { readonly kind: "act"; readonly edge: Edge; readonly assignment: Assignment }
   /** The goal needs a lease that is not held (yet): wait for one, do not act. */
   | { readonly kind: "wait_lease"; readonly edge: Edge }
-  /** The own state needs a lease and it ran out: stop Postgres now, then `fence`. */
+  /** The own state (or a Postgres that may write) needs a lease and it ran out: stop Postgres now, then `fence`. */
   | { readonly kind: "fence" }
   /** A pair that the table does not have: report it, do nothing. */
   | { readonly kind: "no_edge"; readonly current: State; readonly assigned: State };
@@ -39,14 +39,22 @@ export function accept(core: KeeperCore, assignment: Assignment): KeeperCore {
   return { ...core, assignment };
 }
 
-/** What to do now. `promiseBinds`: an own promise to the old primary is still in force. */
-export function decideStep(
-  core: KeeperCore,
-  now: { readonly leaseHeld: boolean; readonly promiseBinds: boolean },
-): KeeperStep {
+export interface Situation {
+  readonly leaseHeld: boolean;
+  /** An own promise to the old primary is still in force. */
+  readonly promiseBinds: boolean;
+  /**
+   * Postgres runs and is not in recovery, or may be so for all that is known. In the middle of an action
+   * towards a leased goal it may write already, while the state is still that from before.
+   */
+  readonly mayWrite: boolean;
+}
+
+/** What to do now. */
+export function decideStep(core: KeeperCore, now: Situation): KeeperStep {
   const { assignment } = core;
   // Also when the goal is to stop: an orderly stop that outlives the lease ends as a fence.
-  if (needsLease(core.state) && !now.leaseHeld) return { kind: "fence" };
+  if ((needsLease(core.state) || now.mayWrite) && !now.leaseHeld) return { kind: "fence" };
   if (assignment === null || core.appliedVersion >= assignment.version) {
     if (assignment === null || core.state === assignment.goalState) return { kind: "idle" };
   }
@@ -56,11 +64,7 @@ export function decideStep(
   return { kind: "act", edge, assignment };
 }
 
-function mayLead(
-  core: KeeperCore,
-  assignment: Assignment,
-  now: { readonly leaseHeld: boolean; readonly promiseBinds: boolean },
-): boolean {
+function mayLead(core: KeeperCore, assignment: Assignment, now: Situation): boolean {
   if (!now.leaseHeld) return false;
   // A first node, and a primary that goes on, promised nothing to anybody that could still count.
   const promotes = !isWritable(core.state) && !["init", "dropped", "stop_replication"].includes(core.state);

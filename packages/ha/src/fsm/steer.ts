@@ -17,6 +17,7 @@ import {
 import { ASYNC, primaryOf, type Draft, type NodeRow, type Quorum } from "./model.ts";
 import { quorum, sameQuorum } from "./quorum.ts";
 import { isWritable, type State } from "./states.ts";
+import { edgeOf } from "./table.ts";
 
 /** The standbys that the next ssn names. A member stays one until it is lost; a new one must stream. */
 export function syncMembers(d: Draft): NodeRow[] {
@@ -129,6 +130,10 @@ function steerStandby(d: Draft, node: NodeRow, primary: NodeRow): void {
     case "stop_replication":
       if (!isFresh(d, node)) return;
       if (forked(d, node)) return setGoal(d, node, "demoted", "Its timeline forked off: it must be rewound");
+      // It may not have come as far as its goal: from elsewhere the way back is a rejoin.
+      if (edgeOf(node.reported.state, "secondary") === null) {
+        return setGoal(d, node, "catchingup", `Rejoin ${primary.name}, the primary`);
+      }
       return setGoal(d, node, "secondary", `Follow ${primary.name}, the primary`);
     case "draining":
     case "demote_timeout":
@@ -167,6 +172,7 @@ function steerMaintenance(d: Draft, node: NodeRow): boolean {
   if (node.goal === "maintenance") return true;
   if (node.goal !== "wait_maintenance") {
     if (["wait_standby", "init", "draining", "demote_timeout", "demoted"].includes(node.goal)) return false;
+    if (edgeOf(node.reported.state, "wait_maintenance") === null && node.goal !== "prepare_maintenance") return false;
     if (node.goal === "prepare_maintenance") setGoal(d, node, "maintenance", "The operator enabled maintenance");
     else setGoal(d, node, "wait_maintenance", "The operator enabled maintenance");
     return true;

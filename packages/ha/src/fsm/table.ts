@@ -39,7 +39,8 @@ export const ACTIONS = {
   promote_and_open: "promote_read_only followed by open_writes; from a stopped standby: start it first.",
   start_writable:
     "Start the stopped primary again (crash recovery if needed, no promotion when it is no standby) with ssn from the assignment already in place before it accepts connections.",
-  set_ssn: "synchronous_standby_names from the assignment, reload. Waits for nothing.",
+  set_ssn:
+    "synchronous_standby_names from the assignment, reload. Waits for nothing. Starts Postgres first if it is stopped.",
   set_ssn_and_wait:
     "synchronous_standby_names from the assignment, reload, then (if it is not empty) wait until a quorum of it has flushed the LSN that was current after the reload. Starts Postgres first if it is stopped (as start_writable); standbys reattach while this waits.",
   stop_postgres:

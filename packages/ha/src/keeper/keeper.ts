@@ -281,7 +281,8 @@ export class Keeper {
     if (this.#fencing) return;
     const held = this.#lease.held();
     if (this.#executor.leased && !held) return void this.#fence("the lease ran out during an action");
-    const step = decideStep(this.#core, { leaseHeld: held, promiseBinds: this.#lease.promiseBinds() });
+    const mayWrite = this.#mayWrite();
+    const step = decideStep(this.#core, { leaseHeld: held, promiseBinds: this.#lease.promiseBinds(), mayWrite });
     if (step.kind === "fence") return void this.#fence("the lease ran out");
     if (this.#executor.busy) return;
     if (step.kind === "no_edge") this.#sayNoEdge(step.current, step.assigned);
@@ -292,6 +293,13 @@ export class Keeper {
       return;
     }
     this.#supervise();
+  }
+
+  /** Also between two tries of an action towards a leased goal: Postgres may have been started already. */
+  #mayWrite(): boolean {
+    const goal = this.#core.assignment?.goalState;
+    if (this.#executor.leased || goal === undefined || !needsLease(goal)) return this.#executor.leased;
+    return this.#node.isRunning() && this.#observation.inRecovery === false;
   }
 
   /** Postgres is writable, or may be in a moment. */

@@ -154,7 +154,7 @@ export class NodeModel {
   #checkLease(): void {
     if (this.#c.mutant === "no fence") return;
     if (!this.keeperUp) {
-      if (needsLease(this.core.state) && this.pg.running && this.clock() >= this.#watchdogMs) this.pg.stop(false);
+      if (this.pg.running && !this.pg.inRecovery && this.clock() >= this.#watchdogMs) this.pg.stop(false);
       return;
     }
     this.#watchdogMs = this.#lease.expiresAtMs();
@@ -195,7 +195,8 @@ export class NodeModel {
     if (this.#fencing || this.isStalled()) return;
     const now = this.clock();
     const held = this.#c.mutant === "no fence" ? true : this.#lease.held(now);
-    const step = decideStep(this.core, { leaseHeld: held, promiseBinds: this.#promise.binds(now) });
+    const mayWrite = this.pg.running && !this.pg.inRecovery;
+    const step = decideStep(this.core, { leaseHeld: held, promiseBinds: this.#promise.binds(now), mayWrite });
     if (step.kind === "fence") return this.#fence();
     if (step.kind === "no_edge") return this.#c.onNoEdge(this, step.current, step.assigned);
     if (step.kind !== "act") return;
@@ -417,7 +418,8 @@ export class NodeModel {
         if (!pg.running) pg.startPrimary();
         return this.#setSsn(a.ssn);
       case "set_ssn":
-        return pg.running && this.#setSsn(a.ssn);
+        if (!pg.running) pg.startPrimary();
+        return this.#setSsn(a.ssn);
       case "set_ssn_and_wait":
         pg.ssn = parseSsn(a.ssn);
         if (!pg.running) pg.startPrimary();
