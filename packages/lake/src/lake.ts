@@ -21,3 +21,11 @@ export { primitiveFromJson, primitiveToJson, valueFromJson, valueToJson } from "
 export { readManifest, ManifestWriter } from "./manifest.ts";
 export { readManifestList, writeManifestList } from "./manifest-list.ts";
 export type { ObjectStore } from "./store/store.ts";
+export * from "./store/store.ts";
+export { FileStore, type FileStoreOptions } from "./store/file.ts";
+export { S3Store, type S3StoreOptions } from "./store/s3.ts";
+export { type CacheOptions, type CacheRequest, type CacheStats, LocalCache, type Localized } from "./store/cache.ts";
+export { claimCacheDir, type ClaimedDir } from "./store/cache-dir.ts";
+export { PositionSet } from "./puffin/position-set.ts";
+export * from "./deletes/deletes.ts";
+export * from "./scan/scan.ts";
