@@ -3,6 +3,8 @@
  * that decide and apply. Who owns the pointer (a catalog) does the one effect around them.
  */
 import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
+import { must } from "@spillway/base/assert";
+import { evolveSchema, type SchemaChange } from "./evolve.ts";
 import { validateMetadata } from "./metadata-check.ts";
 import type {
   FormatVersion,
@@ -181,4 +183,26 @@ function applyUpdate(builder: MetadataBuilder, update: TableUpdate): void {
     case "remove-partition-statistics":
       return builder.removePartitionStatistics(update.snapshotId);
   }
+}
+
+/** The updates and requirements that make the changes to the table's current schema. */
+export function stageSchemaChange(
+  metadata: TableMetadata,
+  changes: readonly SchemaChange[],
+): { updates: readonly TableUpdate[]; requirements: readonly TableRequirement[] } {
+  const schema = metadata.schemas.find((s) => s.schemaId === metadata.currentSchemaId);
+  const { formatVersion, lastColumnId, partitionSpecs, sortOrders } = metadata;
+  const base = { formatVersion, schema: must(schema, "the current schema"), lastColumnId, partitionSpecs, sortOrders };
+  const evolved = evolveSchema(base, changes);
+  return {
+    updates: [
+      { action: "add-schema", schema: evolved.schema, lastColumnId: evolved.lastColumnId },
+      { action: "set-current-schema", schemaId: -1 },
+    ],
+    requirements: [
+      { type: "assert-table-uuid", uuid: metadata.tableUuid },
+      { type: "assert-current-schema-id", currentSchemaId: metadata.currentSchemaId },
+      { type: "assert-last-assigned-field-id", lastAssignedFieldId: lastColumnId },
+    ],
+  };
 }
