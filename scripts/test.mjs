@@ -47,7 +47,8 @@ const args = [
   `--outputFile.json=${out}`,
   ...process.argv.slice(2),
 ];
-const tests = run("npx", args);
+// The build above is fresh: the command line starts from it, three times as fast as from the source.
+const tests = run("npx", args, { env: { SPILLWAY_TEST_CLI: "dist", ...process.env } });
 let passed = 0;
 let failed = tests.status === 0 ? 0 : 1;
 if (existsSync(out)) {

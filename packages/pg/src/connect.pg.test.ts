@@ -8,6 +8,7 @@ import { startProxy } from "@spillway/testkit/proxy";
 import { startStandby } from "@spillway/testkit/standby";
 import type pg from "pg";
 import { connect, endClient } from "./connect.ts";
+import { connectRaw } from "./connect-raw.ts";
 import { parseConninfo } from "./conninfo.ts";
 import { fromPgError, sqlstateOf } from "./pg-error.ts";
 
@@ -49,6 +50,21 @@ describe.each(testMajors())("connecting to Postgres %i", (major) => {
     expect(await portOf(url(order, `target_session_attrs=${attrs}`))).toBe(expected);
     const other = attrs === "any" ? at(nobody, standby) : at(primary, nobody, standby, primary);
     expect(await portOf(url(other, `target_session_attrs=${attrs}`))).toBe(expected);
+  });
+
+  test("raw connections find their host the same way, as walsenders too", async () => {
+    const hosts = at(nobody, standby, primary);
+    const writer = await connectRaw(url(hosts, "target_session_attrs=read-write"), { replication: "database" });
+    expect(writer.target.port).toBe(primary.port);
+    const [row] = await writer.query("IDENTIFY_SYSTEM");
+    expect(row).toBeDefined();
+    await writer.close();
+    const reader = await connectRaw(url(hosts, "target_session_attrs=standby"));
+    expect(reader.target.port).toBe(standby.port);
+    await reader.close();
+    const none = connectRaw(url(at(nobody, standby), "target_session_attrs=primary"));
+    await expect(none).rejects.toMatchObject({ code: "pg_no_primary" });
+    await expect(connectRaw(url(at(primary), "", "postgres:wrong"))).rejects.toMatchObject({ code: "pg_auth_failed" });
   });
 
   test("prefer-standby takes a primary when there is no standby", async () => {
