@@ -31,12 +31,11 @@ class MemoryStore implements ObjectStore {
     this.objects.set(path, data.slice());
     return { size: data.length };
   }
-  async head(path: string): Promise<{ size: number } | null> {
-    const bytes = this.objects.get(path);
-    return bytes ? { size: bytes.length } : null;
+  head(): Promise<never> {
+    throw new TypeError("snapshots never look a file up");
   }
-  async *list(): AsyncIterable<{ path: string; size: number; modifiedMs: number }> {
-    for (const [path, bytes] of this.objects) yield { path, size: bytes.length, modifiedMs: 0 };
+  list(): AsyncIterable<never> {
+    throw new TypeError("snapshots never list");
   }
   async delete(paths: readonly string[]): Promise<void> {
     for (const path of paths) this.objects.delete(path);
