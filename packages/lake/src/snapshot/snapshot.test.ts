@@ -414,25 +414,6 @@ describe("staging", () => {
 });
 
 describe("expiry", () => {
-  test("pinned snapshots, the last few, and those with a further reason stay", async () => {
-    const table = new Table(3);
-    const made: Snapshot[] = [];
-    for (const p of [1, 2, 3, 4, 5, 6])
-      made.push(await table.commit({ operation: "append", addDataFiles: [table.dataFile(p)] }));
-    const id = (i: number): bigint => made[i]?.snapshotId ?? 0n;
-    const plan = stageExpire({
-      metadata: table.metadata,
-      nowMs: 99_000,
-      olderThanMs: 98_000,
-      minKeep: 2,
-      protectedSnapshotIds: new Set([id(1)]),
-      keep: (s) => s.snapshotId === id(2),
-    });
-    expect(plan.removedSnapshotIds).toEqual([id(0), id(3)]);
-    const after = applyUpdates(table.metadata, plan.updates, 99_000);
-    expect(after.snapshotLog.map((e) => e.snapshotId)).toEqual([id(4), id(5)]);
-  });
-
   test("a run that was interrupted after any number of deletions can be repeated", async () => {
     const table = new Table(3);
     for (const p of [1, 2, 3]) await table.commit({ operation: "append", addDataFiles: [table.dataFile(p)] });
