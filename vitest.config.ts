@@ -5,6 +5,7 @@ const ssr = { resolve };
 const pure = ["packages/*/src/**/*.test.ts"];
 const pg = ["packages/*/src/**/*.pg.test.ts"];
 const kill = ["packages/*/src/**/*.kill.test.ts"];
+const interop = ["packages/*/src/**/*.interop.ts"];
 
 /** The suffix says what a test needs: nothing, a real Postgres, or real processes and signals. */
 export default defineConfig({
@@ -17,6 +18,10 @@ export default defineConfig({
       { resolve, ssr, test: { name: "unit", include: pure, exclude: [...pg, ...kill], testTimeout: 30_000 } },
       { resolve, ssr, test: { name: "pg", include: pg, testTimeout: 120_000, hookTimeout: 120_000 } },
       { resolve, ssr, test: { name: "kill", include: kill, testTimeout: 300_000, hookTimeout: 120_000, fileParallelism: false } },
+      // Foreign readers in Python: `npm run interop` makes the environment and sets the variable.
+      ...(process.env["SPILLWAY_INTEROP"]
+        ? [{ resolve, ssr, test: { name: "interop", include: interop, testTimeout: 120_000, hookTimeout: 120_000 } }]
+        : []),
     ],
   },
 });
