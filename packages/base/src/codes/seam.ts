@@ -1,3 +1,49 @@
 import type { CodeEntry } from "../codes.ts";
 
-export const SEAM_CODES = {} as const satisfies Record<string, CodeEntry>;
+export const SEAM_CODES = {
+  pin_lost: {
+    kind: "retry",
+    cause: "a read whose claim on the lake's files ran out before it could be renewed",
+    remedy: "Run it again; raise --pin-ttl if Postgres is often out of reach for that long.",
+  },
+  sql_syntax: {
+    kind: "usage",
+    cause: "a statement that cannot be parsed",
+    remedy: "Correct it; queries are written in DuckDB's SQL.",
+  },
+  sql_unsupported: {
+    kind: "usage",
+    cause: "a statement of a kind that is not run over both tiers",
+    remedy: "Give one SELECT, INSERT, UPDATE or DELETE; everything else is for psql.",
+  },
+  table_unknown: {
+    kind: "usage",
+    cause: "a table that the source does not have, or that this role cannot see",
+    remedy: "Check the name, its schema and the search path.",
+  },
+  table_ambiguous: {
+    kind: "usage",
+    cause: "a name that fits several tables which differ only in upper and lower case",
+    remedy: "Write the name exactly as the table has it, in double quotes.",
+  },
+  relation_not_readable: {
+    kind: "refused",
+    cause: "a relation that cannot be read across the tiers",
+    remedy: "Query the registered table itself.",
+  },
+  seam_columns_changed: {
+    kind: "retry",
+    cause: "a column whose type was changed and that the lake cannot be read as",
+    remedy: "Wait until the worker has followed the change; `spillway status` says why if it cannot.",
+  },
+  seam_moving: {
+    kind: "retry",
+    cause: "tables that were renamed or replaced again and again while a read tried to open them",
+    remedy: "Run it again.",
+  },
+  as_of_unsupported: {
+    kind: "usage",
+    cause: "a time-travel clause on a table that has no lake, or of a form that is not understood",
+    remedy: "Use AT (VERSION => snapshot id) or AT (TIMESTAMP => time) on a registered table.",
+  },
+} as const satisfies Record<string, CodeEntry>;
