@@ -14,6 +14,8 @@ export * from "./commit-json.ts";
 export * from "./snapshot/stage.ts";
 export * from "./snapshot/expire.ts";
 export * from "./snapshot/source.ts";
+export * from "./snapshot/diff.ts";
+export * from "./metrics.ts";
 export { fileKey, partitionKey } from "./snapshot/removals.ts";
 export { parseJson, printJson, type JsonObject, type JsonValue } from "./json.ts";
 export { compareValues, decodeValue, encodeValue, truncateLower, truncateUpper } from "./values.ts";

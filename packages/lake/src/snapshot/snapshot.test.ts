@@ -8,6 +8,7 @@ import { notFound, type ObjectStore } from "../store/store.ts";
 import { applyUpdates, checkRequirements } from "../commit.ts";
 import { createTableMetadata, currentSnapshot, parseMetadata, printMetadata } from "../metadata.ts";
 import type { DataFile, FormatVersion, ManifestEntry, Snapshot, TableMetadata } from "../model.ts";
+import { changedFiles } from "./diff.ts";
 import { stageExpire, unreferencedFiles } from "./expire.ts";
 import { fileKey } from "./removals.ts";
 import { storeSource } from "./source.ts";
@@ -122,9 +123,17 @@ class Table {
     expect(staged.writtenFiles).toEqual(journal);
     checkRequirements(this.metadata, staged.requirements);
     this.metadata = parseMetadata(printMetadata(applyUpdates(this.metadata, staged.updates, nowMs)));
+    const before = new Set(this.live.keys());
     for (const f of change.removeDataFiles ?? []) this.#remove(f);
     for (const f of change.removeDeleteFiles ?? []) this.live.delete(fileKey(f));
     for (const f of [...(change.addDataFiles ?? []), ...(change.addDeleteFiles ?? [])]) this.live.set(fileKey(f), f);
+    const parent = this.metadata.snapshots.find((s) => s.snapshotId === staged.snapshot.parentSnapshotId);
+    const diff = await changedFiles(this.metadata, parent, staged.snapshot, this.source);
+    if (change.branch === undefined) {
+      const keys = (entries: readonly ManifestEntry[]): Set<string> => new Set(entries.map((e) => fileKey(e.dataFile)));
+      expect(keys(diff.added)).toEqual(new Set([...this.live.keys()].filter((key) => !before.has(key))));
+      expect(keys(diff.removed)).toEqual(new Set([...before].filter((key) => !this.live.has(key))));
+    }
     return staged.snapshot;
   }
 
