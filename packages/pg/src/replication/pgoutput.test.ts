@@ -198,12 +198,12 @@ interface Step {
 
 const plainTransaction = fc
   .record({ xid, lsn, time, end: lsn, origin: fc.option(fc.record({ lsn, name: word })), changes: fc.array(change) })
-  .map((t): Step[] => [
-    { message: { t: "B", xid: t.xid, lsn: t.lsn, time: t.time }, xid: 0 },
-    ...(t.origin ? [{ message: { t: "O" as const, ...t.origin }, xid: 0 }] : []),
-    ...t.changes.map((message) => ({ message, xid: 0 })),
-    { message: { t: "C", lsn: t.lsn, end: t.end, time: t.time }, xid: 0 },
-  ]);
+  .map(({ xid, lsn, time, end, origin, changes }): Step[] => {
+    const messages: Msg[] = [{ t: "B", xid, lsn, time }];
+    if (origin) messages.push({ t: "O", lsn: origin.lsn, name: origin.name });
+    messages.push(...changes, { t: "C", lsn, end, time });
+    return messages.map((message) => ({ message, xid: 0 }));
+  });
 const streamedTransaction = fc
   .record({
     xid,
@@ -212,16 +212,19 @@ const streamedTransaction = fc
     blocks: fc.array(fc.array(fc.tuple(change, xid)), { minLength: 1, maxLength: 3 }),
     aborted: fc.option(fc.record({ subxid: xid, extra: fc.boolean() })),
   })
-  .map(({ xid, blocks, aborted, lsn, time }): Step[] => [
-    ...blocks.flatMap((block, i): Step[] => [
-      { message: { t: "S", xid, first: i === 0 }, xid: 0 },
-      ...block.map(([message, sub]) => ({ message, xid: sub })),
-      { message: { t: "E" }, xid: 0 },
-    ]),
-    aborted
-      ? { message: { t: "A", xid, subxid: aborted.subxid, extra: aborted.extra }, xid: 0 }
-      : { message: { t: "c", xid, lsn, end: lsn, time }, xid: 0 },
-  ]);
+  .map(({ xid, blocks, aborted, lsn, time }): Step[] =>
+    blocks
+      .flatMap((block, i): Step[] => [
+        { message: { t: "S", xid, first: i === 0 }, xid: 0 },
+        ...block.map(([message, sub]) => ({ message, xid: sub })),
+        { message: { t: "E" }, xid: 0 },
+      ])
+      .concat([
+        aborted
+          ? { message: { t: "A", xid, subxid: aborted.subxid, extra: aborted.extra }, xid: 0 }
+          : { message: { t: "c", xid, lsn, end: lsn, time }, xid: 0 },
+      ]),
+  );
 const sequence = fc.array(fc.oneof(plainTransaction, streamedTransaction), { maxLength: 6 }).map((list) => list.flat());
 
 /** A description of every table first, so that changes always find theirs. */

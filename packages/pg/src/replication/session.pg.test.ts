@@ -1,6 +1,6 @@
 /** Slots, status, eviction, snapshots and base backups against real servers. */
 import { execFileSync } from "node:child_process";
-import { appendFileSync, createWriteStream, mkdirSync } from "node:fs";
+import { createWriteStream, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { finished } from "node:stream/promises";
 import type pg from "pg";
@@ -152,7 +152,7 @@ describe.each([15, 18] as const)("replication sessions of Postgres %i", (major) 
 
   test("an idle database still moves the slot", async () => {
     const [changes] = await stream(
-      { ...nothing, onKeepalive: (end) => changes?.confirm(end) },
+      { ...nothing, onKeepalive: (end, own) => own.confirm(end) },
       { statusIntervalMs: 50 },
     );
     const before = await confirmedFlush();
@@ -248,7 +248,7 @@ describe.each([15, 18] as const)("replication sessions of Postgres %i", (major) 
         out = createWriteStream(join(event.kind === "archive" ? dir : data, must(files.at(-1), "a name")));
       }
       if (event.kind === "data" && !must(out, "an archive").write(event.bytes)) {
-        await new Promise((resolve) => out?.once("drain", resolve));
+        await new Promise<void>((resolve) => out?.once("drain", () => resolve()));
       }
     }
     await close();
@@ -257,7 +257,6 @@ describe.each([15, 18] as const)("replication sessions of Postgres %i", (major) 
     expect(events).toEqual(["start", "archive", "manifest", "end"]);
     execFileSync("tar", ["-xf", join(dir, "base.tar"), "-C", data]);
     giveToPostgres(data);
-    appendFileSync(join(data, "postgresql.conf"), "\n");
     execFileSync("chown", ["-R", "--reference", data, data]);
     const restored = await startPostgres({ major, dataDir: data });
     const rows = await restored.withClient("life", (c) => c.query("SELECT v FROM t"));

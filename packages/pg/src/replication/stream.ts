@@ -37,9 +37,9 @@ export interface StreamConsumer {
   onChange(buffer: Buffer, start: number, end: number): void;
   /**
    * Everything up to `walEnd` was looked at and what concerns us was sent. Between transactions a consumer may
-   * confirm it, which is how a slot advances on an idle database.
+   * confirm it, which is how a slot advances on an idle database. The first one may come before `start` has returned.
    */
-  onKeepalive(walEnd: Lsn): void;
+  onKeepalive(walEnd: Lsn, stream: ReplicationStream): void;
 }
 
 const DEFAULT_STATUS_INTERVAL_MS = 1_000;
@@ -204,7 +204,7 @@ export class ReplicationStream implements Operation {
         this.#consumer.onChange(buffer, start + XLOG_DATA_HEADER, end);
       } else if (type === 0x6b) {
         this.#saw(buffer, start + 1);
-        this.#consumer.onKeepalive(buffer.readBigUInt64BE(start + 1));
+        this.#consumer.onKeepalive(buffer.readBigUInt64BE(start + 1), this);
         if (buffer[start + 17] === 1) this.#sendStatus(false);
       }
     } catch (error) {

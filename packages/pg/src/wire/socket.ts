@@ -143,6 +143,8 @@ export function tlsOptions(host: string, ssl: SslOptions | undefined): Connectio
   const checksChain = mode === "verify-ca" || mode === "verify-full" || (mode === "require" && ssl?.rootCert);
   return {
     rejectUnauthorized: Boolean(checksChain),
+    // The name or address that the certificate is checked against: over a given socket Node takes `localhost` else.
+    host,
     ...(isIP(host) === 0 ? { servername: host } : {}),
     ...(mode === "verify-full" ? {} : { checkServerIdentity: () => undefined }),
     ...(ssl?.rootCert === undefined ? {} : { ca: ssl.rootCert }),
