@@ -55,11 +55,14 @@ function withFirstRowId(entry: ManifestEntry, firstRowId: bigint): ManifestEntry
 function entryOf(record: readonly unknown[], manifest: ManifestFile, context: ManifestContext): ManifestEntry {
   const [rawStatus, snapshotId, sequenceNumber, fileSequenceNumber, file] = record;
   const status = STATUSES[rawStatus as number] ?? corrupt(manifest, `the entry status ${String(rawStatus)}`);
+  const dataSequenceNumber = inherit(sequenceNumber, status, manifest);
   return {
     status,
     snapshotId: (snapshotId ?? manifest.addedSnapshotId) as bigint,
-    sequenceNumber: inherit(sequenceNumber, status, manifest),
-    fileSequenceNumber: inherit(fileSequenceNumber, status, manifest),
+    sequenceNumber: dataSequenceNumber,
+    // Early writers of version 2 had no file sequence number: the data's is the nearest to it.
+    fileSequenceNumber: (fileSequenceNumber ??
+      (status === "added" ? manifest.sequenceNumber : dataSequenceNumber)) as bigint,
     dataFile: dataFileOf(file as readonly unknown[], manifest, context),
   };
 }

@@ -21,7 +21,8 @@ import { assignRowIds } from "./row-ids.ts";
 import { hasLiveFiles, type ManifestSource, storeSource } from "./source.ts";
 import { summarize } from "./summary.ts";
 
-const DEFAULT_TARGET_BYTES = 8 * 1024 * 1024;
+/** Entries compress well: 2 MiB are some 20 000 files, which is as much as one small change should rewrite. */
+const DEFAULT_TARGET_BYTES = 2 * 1024 * 1024;
 const DEFAULT_MIN_COUNT_TO_MERGE = 100;
 
 export interface StageRequest {
