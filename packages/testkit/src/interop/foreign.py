@@ -206,7 +206,18 @@ def metrics(request):
     table = StaticTable.from_metadata(request["metadata"])
     rows = table.inspect.files().to_pylist()
     keep = ("content", "file_path", "record_count", "file_size_in_bytes", "readable_metrics")
-    return [{key: row[key] for key in keep} for row in rows]
+    return [{key: plain(row[key]) for key in keep} for row in rows]
+
+
+def plain(value):
+    """Python's own values without what JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, float):
+        return struct.pack(">d", value).hex()
+    if isinstance(value, int) and abs(value) >= 2**53:
+        return str(value)
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def puffin(request):
