@@ -21,7 +21,7 @@ export const HA_CODES = {
     cause: "a node that is registered already",
     remedy: "Choose another --name, or `spillway-ha drop node` the old one first.",
   },
-  ha_version_mismatch: {
+  ha_major_mismatch: {
     kind: "refused",
     cause: "Postgres binaries of another major version than the formation's",
     remedy: "Use --pg-bin to name binaries of the formation's major version.",

@@ -61,7 +61,7 @@ function checkFits(d: Draft, request: RegisterRequest): void {
   const { f } = d;
   const major = Math.floor(request.pgVersion / 10_000);
   if (f.pgMajor !== null && f.nodes.length > 0 && f.pgMajor !== major) {
-    throw new SpillwayError("ha_version_mismatch", `the formation runs Postgres ${f.pgMajor}, this node has ${major}`);
+    throw new SpillwayError("ha_major_mismatch", `the formation runs Postgres ${f.pgMajor}, this node has ${major}`);
   }
   const { systemIdentifier } = request;
   if (systemIdentifier !== null && f.systemIdentifier !== null && systemIdentifier !== f.systemIdentifier) {
