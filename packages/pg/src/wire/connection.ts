@@ -138,7 +138,7 @@ export class RawConnection {
     });
   }
 
-  /** Stops reading; what is already in the read buffer is still handed out. */
+  /** Stops reading until `resume` or the operation's end; what is already in the read buffer is still handed out. */
   pause(): void {
     this.#paused = true;
     this.#socket?.pause();
@@ -247,6 +247,8 @@ export class RawConnection {
     if (type === READY) {
       this.#transactionStatus = String.fromCharCode(buffer[start] ?? 0);
       this.#operation = null;
+      // An operation that paused does not leave its successor deaf.
+      this.resume();
     }
     operation?.message(type, buffer, start, end);
   }
