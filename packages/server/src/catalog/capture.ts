@@ -246,6 +246,11 @@ begin
 end `)}`;
 }
 
+/** The functions of a partition's capture, also over those that are there: its triggers stay as they are. */
+export function createCaptureFunctions(spec: CaptureSpec, target: CaptureTarget): string[] {
+  return [createCaptureFunction(spec, target), createTruncateFunction(spec)];
+}
+
 /** Puts the capture on one partition; waits for the writers in flight. The functions come first. */
 export function createCaptureTriggers(spec: CaptureSpec, target: CaptureTarget): string[] {
   const table = quoteQualified(target.schemaName, target.name);

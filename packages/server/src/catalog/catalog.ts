@@ -69,6 +69,7 @@ export {
   type CaptureColumn,
   type CaptureSpec,
   type CaptureTarget,
+  createCaptureFunctions,
   createCaptureTriggers,
   createDelta,
   createParentTrigger,

@@ -5,7 +5,7 @@
  */
 import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
 import { assertEpoch } from "@spillway/pg/lease";
-import { fromPgError } from "@spillway/pg/pg-error";
+import { fromPgError, isConnectionError, sqlstateOf } from "@spillway/pg/pg-error";
 import { commit as commitTransaction } from "@spillway/pg/transaction";
 import type pg from "pg";
 import type { Db } from "./db.ts";
@@ -126,7 +126,9 @@ export async function commitLake(options: CommitOptions, commit: LakeCommit): Pr
   } catch (error) {
     await db.query("rollback").catch(() => {});
     if (error instanceof PointerConflict) return { kind: "conflict", lakeId: error.lakeId, current: error.current };
-    throw fromPgError(error, `lake commit of operation ${commit.opId}`);
+    // What the caller's own part threw comes out as it is.
+    const isServers = sqlstateOf(error) !== null || isConnectionError(error);
+    throw isServers ? fromPgError(error, `lake commit of operation ${commit.opId}`) : error;
   }
   try {
     await commitTransaction(db);

@@ -4,6 +4,7 @@
  * never depends on a user's type, and never stops somebody from dropping one.
  */
 import { planPgType, type PgTypeFacts, type PgTypePlan } from "@spillway/base/pg-types";
+import { type PgColumnPlan, planColumn } from "@spillway/pg/columns/plan";
 import type { Db } from "./db.ts";
 
 export interface TableColumn {
@@ -21,6 +22,8 @@ export interface TableColumn {
   /** What rows written before the column existed read, as canonical text; null = NULL, or the column is original. */
   readonly missingValue: string | null;
   readonly plan: PgTypePlan;
+  /** How COPY sends it. */
+  readonly copyPlan: PgColumnPlan;
   readonly typtype: string;
   readonly baseOid: number;
   /** The SQL type of the delta's column. */
@@ -90,6 +93,7 @@ export async function readTableColumns(db: Db, relid: number): Promise<TableColu
       looseCollation: raw.loose,
       missingValue: raw.missing,
       plan,
+      copyPlan: planColumn(raw.attname, facts),
       typtype: facts.typtype,
       baseOid: base.oid,
       deltaType: plan.fate === "native" ? nativeType(base) : "text",

@@ -1,0 +1,183 @@
+/**
+ * Keeps empty future partitions ready, and gives rows of the landing that are at or above the cut-line the partition that they lack.
+ * A partition is made apart and attached: writers of the table go on; only writers of the landing wait, briefly.
+ */
+import { SpillwayError } from "@spillway/base/errors";
+import { assertEpoch } from "@spillway/pg/lease";
+import { quoteIdent, quoteQualified } from "@spillway/pg/quote";
+import type pg from "pg";
+import {
+  type Db,
+  deltaTable,
+  KEY_MIN,
+  KEY_INFINITY,
+  keyExpression,
+  keyLiteral,
+  keyText,
+  type Partition,
+  readPartitions,
+  type Relation,
+} from "../catalog/catalog.ts";
+import { displayName, lockingTransaction, type MoverContext } from "./context.ts";
+import { type NewPartition, planPremake, stepOf } from "./premake-plan.ts";
+import { freeName, withLockRetries } from "./register.ts";
+import { type TieredRelation } from "./tiered.ts";
+
+/** Landed keys that are looked at in one pass: the rest comes with the next one. */
+const LANDED_LIMIT = 1000;
+
+/** Makes what is missing; returns what was made. Throws `premake_failed`. */
+export async function premake(ctx: MoverContext, relation: TieredRelation): Promise<NewPartition[]> {
+  const plan = await ctx.pool.withClient((c) => planFor(ctx, c, relation));
+  for (const partition of plan) {
+    if (ctx.signal?.aborted) break;
+    await withLockRetries(ctx, () => makePartition(ctx, relation, partition));
+    ctx.log.info("premake.made", {
+      table: displayName(relation),
+      partition: partition.name,
+      from: keyText(relation.keyKind, partition.lo),
+      to: keyText(relation.keyKind, partition.hi),
+    });
+  }
+  return plan;
+}
+
+async function planFor(ctx: MoverContext, db: Db, relation: TieredRelation): Promise<NewPartition[]> {
+  const all = await readPartitions(db, relation.relid, relation.keyKind);
+  const leaves = all.filter((p) => !p.isDefault);
+  const landing = all.find((p) => p.isDefault);
+  const told = { width: relation.partitionWidth, months: relation.partitionMonths };
+  // When every partition was tiered away, the last bands still tell the width.
+  const known = leaves.length > 0 ? leaves : await lastBands(db, relation);
+  const step = stepOf(relation.keyKind, told, known);
+  const landed = landing ? await landedKeys(db, relation, landing) : [];
+  if (step === null) {
+    if (landed.length === 0 && leaves.at(-1)?.unbounded === true) return [];
+    throw new SpillwayError("premake_failed", `${displayName(relation)}: its partitions have no common width`, {
+      remedy: "Register it with --partition-width, or make its future partitions by hand.",
+    });
+  }
+  return planPremake({
+    kind: relation.keyKind,
+    tableName: relation.tableName,
+    step,
+    leaves: known,
+    emptyAtTop: leaves.length === 0 ? 0 : await emptyAtTop(db, leaves, ctx.premake),
+    wanted: ctx.premake,
+    landed,
+    t: relation.seam.t,
+  });
+}
+
+async function lastBands(db: Db, relation: Relation): Promise<Partition[]> {
+  const { rows } = await db.query<{ leaf_name: string; leaf_lo: string | null; lo: string; hi: string }>(
+    "select leaf_name, leaf_lo, lo, hi from spillway.band where relation_id = $1 order by lo desc limit 2",
+    [relation.relationId.toString()],
+  );
+  return rows.toReversed().map((row) => ({
+    oid: 0,
+    schemaName: relation.schemaName,
+    name: row.leaf_name,
+    isDefault: false,
+    lo: BigInt(row.leaf_lo ?? row.lo),
+    hi: BigInt(row.hi),
+    unbounded: false,
+    relkind: "r",
+    filenode: 0,
+    estimatedRows: 0,
+  }));
+}
+
+async function emptyAtTop(db: Db, leaves: readonly Partition[], limit: number): Promise<number> {
+  let empty = 0;
+  for (const leaf of leaves.toReversed().slice(0, limit)) {
+    if (await hasRows(db, leaf)) break;
+    empty += 1;
+  }
+  return empty;
+}
+
+export async function hasRows(db: Db, leaf: Pick<Partition, "schemaName" | "name">): Promise<boolean> {
+  const { rows } = await db.query<{ any: boolean }>(
+    `select exists (select from only ${quoteQualified(leaf.schemaName, leaf.name)}) as any`,
+  );
+  return rows[0]?.any === true;
+}
+
+/** Keys of rows that wait in the landing for a partition. Infinite ones stay there. */
+async function landedKeys(db: Db, relation: TieredRelation, landing: Partition): Promise<bigint[]> {
+  const key = quoteIdent(relation.keyName);
+  const { rows } = await db.query<{ k: bigint | string }>(
+    `select distinct ${keyExpression(relation.keyKind, key)} as k
+     from only ${quoteQualified(landing.schemaName, landing.name)} limit ${LANDED_LIMIT}`,
+  );
+  return rows.map((r) => BigInt(r.k)).filter((k) => k >= relation.seam.t && k < KEY_INFINITY && k > KEY_MIN);
+}
+
+async function makePartition(ctx: MoverContext, relation: TieredRelation, wanted: NewPartition): Promise<void> {
+  try {
+    await lockingTransaction(ctx, async (tx) => {
+      const parent = quoteQualified(relation.schemaName, relation.tableName);
+      const name = await freeName(tx, relation.schemaName, wanted.name);
+      const partition = quoteQualified(relation.schemaName, name);
+      const [lo, hi] = [wanted.lo, wanted.hi].map((k) => boundText(relation, k));
+      // Everything of the parent but its identity, which is the parent's own (17 and later refuse another).
+      await tx.query(`create table ${partition} (like ${parent} including all excluding identity)`);
+      await tx.query(`lock table ${parent} in share update exclusive mode`);
+      await moveLanded(tx, relation, partition, wanted);
+      await tx.query(`alter table ${parent} attach partition ${partition} for values from (${lo}) to (${hi})`);
+      if (ctx.epoch !== null) await assertEpoch(tx, { epoch: ctx.epoch });
+    });
+  } catch (error) {
+    const code = (error as { code?: string }).code ?? "";
+    if (code === "55P03" || code === "pg_lock_timeout" || code === "leader_lost" || code.startsWith("08")) throw error;
+    throw new SpillwayError(
+      "premake_failed",
+      `partition ${wanted.name} of ${displayName(relation)}: ${String(error)}`,
+      {
+        cause: error,
+      },
+    );
+  }
+}
+
+function boundText(relation: TieredRelation, key: bigint): string {
+  return relation.keyKind === "int" ? String(key) : `'${keyText(relation.keyKind, key)}'`;
+}
+
+/** Rows of the range leave the landing for the partition; the delta forgets them, because they are heap rows again. */
+async function moveLanded(
+  tx: pg.Client,
+  relation: TieredRelation,
+  partition: string,
+  range: NewPartition,
+): Promise<void> {
+  const { rows } = await tx.query<{ name: string }>(
+    "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1",
+    [relation.landing],
+  );
+  const landing = rows[0]?.name;
+  if (landing === undefined)
+    throw new SpillwayError("premake_failed", `the landing of ${displayName(relation)} is gone`);
+  await tx.query(`lock table ${landing} in access exclusive mode`);
+  const key = quoteIdent(relation.keyName);
+  const inside = `${key} >= ${keyLiteral(relation.keyKind, range.lo)} and ${key} < ${keyLiteral(relation.keyKind, range.hi)}`;
+  const columns = relation.columns.filter((c) => !c.dropped);
+  const now = await tx.query<{ attname: string }>(
+    `select attname from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped and attgenerated = ''`,
+    [relation.relid],
+  );
+  const names = (now.rows.length > 0 ? now.rows.map((r) => r.attname) : columns.map((c) => c.name))
+    .map(quoteIdent)
+    .join(", ");
+  await tx.query("select set_config('spillway.internal', pg_current_xact_id()::text, true)");
+  await tx.query(
+    `with moved as (delete from only ${landing} where ${inside} returning ${names})
+     insert into ${partition} (${names}) overriding system value select ${names} from moved`,
+  );
+  await tx.query("select set_config('spillway.internal', '', true)");
+  await tx.query(`delete from ${deltaTable(relation.relationId)} where key >= $1 and key < $2`, [
+    range.lo.toString(),
+    range.hi.toString(),
+  ]);
+}

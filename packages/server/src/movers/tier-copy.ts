@@ -1,0 +1,118 @@
+/** The copy of a leaf: one snapshot, COPY into column batches, the checksum and Parquet from the same pass; then read back. */
+import { assert } from "@spillway/base/assert";
+import type { ColumnBatch } from "@spillway/base/columns";
+import { SpillwayError } from "@spillway/base/errors";
+import { Checksum, RowHasher } from "@spillway/base/rowhash";
+import type { DataFile, TableMetadata } from "@spillway/lake/model";
+import { defaultSpec } from "@spillway/lake/metadata";
+import { copyOut } from "@spillway/pg/copy/copy-out";
+import { selectList } from "@spillway/pg/columns/plan";
+import { quoteQualified } from "@spillway/pg/quote";
+import type { RawConnection } from "@spillway/pg/wire/connection";
+import { connectRaw } from "@spillway/pg/wire/connect-raw";
+import { readDataFiles, writeDataFiles } from "../engine/engine.ts";
+import { hashField, type MovedColumn, type MoverContext, scanField, stager } from "./context.ts";
+
+export interface Copied {
+  readonly files: readonly DataFile[];
+  readonly checksum: Checksum;
+}
+
+export interface CopyRequest {
+  readonly opId: bigint;
+  readonly leaf: { readonly schemaName: string; readonly name: string };
+  readonly columns: readonly MovedColumn[];
+  readonly metadata: TableMetadata;
+  /** Called inside the copy's snapshot, before the first row: throws when the leaf is not what it must be. */
+  readonly check: (connection: RawConnection) => Promise<void>;
+  readonly onProgress?: (rows: bigint) => void;
+}
+
+/** Writes the leaf's rows into new data files. Memory does not depend on how many there are. */
+export async function copyLeaf(ctx: MoverContext, request: CopyRequest): Promise<Copied> {
+  const connection = await connectRaw(ctx.conninfo, {
+    applicationName: ctx.applicationName,
+    settings: { idle_in_transaction_session_timeout: 600_000 },
+    ...(ctx.signal ? { signal: ctx.signal } : {}),
+  });
+  try {
+    await connection.query("begin isolation level repeatable read read only");
+    await request.check(connection);
+    const copied = await copyRows(ctx, connection, request);
+    await connection.query("commit");
+    return copied;
+  } finally {
+    await connection.close();
+  }
+}
+
+async function copyRows(ctx: MoverContext, connection: RawConnection, request: CopyRequest): Promise<Copied> {
+  const plans = request.columns.map((c) => c.column.copyPlan);
+  const table = quoteQualified(request.leaf.schemaName, request.leaf.name);
+  const hasher = new RowHasher(request.columns.map(hashField));
+  const checksum = new Checksum();
+  async function* hashed(): AsyncIterable<ColumnBatch> {
+    const rows = copyOut({
+      connection,
+      source: `(select ${selectList(plans)} from only ${table})`,
+      columns: plans,
+      ...(ctx.signal ? { signal: ctx.signal } : {}),
+    });
+    for await (const batch of rows) {
+      checksum.add(hasher.hashBatch(batch));
+      request.onProgress?.(checksum.rows);
+      yield batch;
+    }
+  }
+  const files = await writeDataFiles({
+    engine: ctx.engine,
+    batches: hashed(),
+    fields: request.columns.map((c) => c.field),
+    spec: defaultSpec(request.metadata),
+    store: ctx.store,
+    dataLocation: `${request.metadata.location}/data`,
+    stageDir: ctx.stageDir,
+    onFile: stager(ctx, request.opId),
+    ...(ctx.signal ? { signal: ctx.signal } : {}),
+  });
+  return { files, checksum };
+}
+
+/** Reads the files back as any reader would, and compares. Throws `verify_failed`. */
+export async function verifyCopy(ctx: MoverContext, columns: readonly MovedColumn[], copied: Copied): Promise<void> {
+  const found = await checksumOfFiles(ctx, columns, copied.files);
+  const declared = copied.files.reduce((sum, f) => sum + f.recordCount, 0n);
+  if (!found.equals(copied.checksum) || declared !== copied.checksum.rows) {
+    throw new SpillwayError(
+      "verify_failed",
+      `the files read back as ${found.toString()} with ${declared} rows declared, written was ${copied.checksum.toString()}`,
+    );
+  }
+}
+
+/** The checksum of new files' rows, none of them deleted. */
+export async function checksumOfFiles(
+  ctx: MoverContext,
+  columns: readonly MovedColumn[],
+  files: readonly DataFile[],
+): Promise<Checksum> {
+  const hasher = new RowHasher(columns.map(hashField));
+  const checksum = new Checksum();
+  for (const file of files) {
+    const local = await ctx.cache.localize([{ path: file.path, size: Number(file.fileSizeBytes) }]);
+    try {
+      const path = local.paths[0];
+      assert(path !== undefined, "a localized file has a path");
+      const rows = readDataFiles({
+        engine: ctx.engine,
+        files: [{ path, rows: file.recordCount }],
+        fields: columns.map(scanField),
+        ...(ctx.signal ? { signal: ctx.signal } : {}),
+      });
+      for await (const batch of rows) checksum.add(hasher.hashBatch(batch));
+    } finally {
+      local.release();
+    }
+  }
+  return checksum;
+}
