@@ -6,5 +6,14 @@ export type { ResultShape } from "./read-chunk.ts";
 export { duckIdent, duckList, duckLiteral } from "./quote.ts";
 export { duckType, icebergType, kindOfIceberg, specOf, storedDuckType, type LakeField } from "./types.ts";
 export { DataFileWriter, writeDataFiles, type WriteOptions } from "./parquet-out.ts";
-export { DeleteTables, emptySql, scanSql, type ScanField, type ScanFile, type ScanOptions } from "./scan-sql.ts";
+export {
+  DeleteTables,
+  emptySql,
+  hasDeletes,
+  positionedSql,
+  scanSql,
+  type ScanField,
+  type ScanFile,
+  type ScanOptions,
+} from "./scan-sql.ts";
 export { readDataFiles, type ReadOptions } from "./readback.ts";

@@ -9,12 +9,12 @@
  * it for integers, dates, times, timestamps, decimals, float8, boolean and uuid; for text and varchar only =, <>, IN and
  * NOT IN under a deterministic collation, never an order, which depends on the collation. No other type is compared there.
  */
-import type { ColumnKind } from "@spillway/base/columns";
+import { type ColumnKind, INFINITY_DAYS, INFINITY_I64 } from "@spillway/base/columns";
 import { and, FALSE, or, TRUE, type Expr } from "@spillway/lake/scan/scan";
 import type { PrimitiveValue } from "@spillway/lake/model";
 import type { JsonValue } from "@spillway/lake/json";
 import { quoteIdent, quoteLiteral } from "@spillway/pg/quote";
-import { duckLiteral, duckType, type EngineParam, type EngineSession } from "../engine/engine.ts";
+import { duckIdent, duckLiteral, duckType, type EngineParam, type EngineSession } from "../engine/engine.ts";
 import { keyLiteral } from "../catalog/catalog.ts";
 import { isNode, nodesOf, textOf, textsOf, type AstNode } from "./ast.ts";
 import type { SeamColumn } from "./resolve.ts";
@@ -267,7 +267,7 @@ export function toLakeExpr(predicates: readonly Predicate[], fieldIdOf: (column:
 }
 
 function lakeExpr(predicate: Predicate, fieldIdOf: (column: SeamColumn) => number | null): Expr {
-  if (predicate.op === "and" || predicate.op === "or") {
+  if ("args" in predicate) {
     const args = predicate.args.map((arg) => lakeExpr(arg, fieldIdOf));
     return predicate.op === "and" ? and(...args) : or(...args);
   }
@@ -284,18 +284,23 @@ const ORDERED = new Set([21, 23, 20, 26, 1082, 1083, 1114, 1184, 1700, 701, 16, 
 const EQUAL_ONLY = new Set([25, 1043]);
 
 /** The predicate as a condition in Postgres, or null when it would not mean exactly the same there. */
-export function toPgCondition(predicate: Predicate, alias = ""): string | null {
-  if (predicate.op === "and" || predicate.op === "or") {
-    const args = predicate.args.map((arg) => toPgCondition(arg, alias));
+export function toPgCondition(
+  predicate: Predicate,
+  nameOf: (column: SeamColumn) => string = (column) => quoteIdent(column.spec.name),
+): string | null {
+  if ("args" in predicate) {
+    const args = predicate.args.map((arg) => toPgCondition(arg, nameOf));
     return args.includes(null) ? null : `(${args.join(predicate.op === "and" ? " AND " : " OR ")})`;
   }
   const { column } = predicate;
-  const name = `${alias === "" ? "" : `${quoteIdent(alias)}.`}${quoteIdent(column.spec.name)}`;
+  const name = nameOf(column);
   if (predicate.op === "is-null") return `${name} IS NULL`;
   if (predicate.op === "not-null") return `${name} IS NOT NULL`;
   const equality = ["=", "!=", "in", "not-in"].includes(predicate.op);
   const oid = column.table.baseOid;
   if (column.table.looseCollation || !(ORDERED.has(oid) || (equality && EQUAL_ONLY.has(oid)))) return null;
+  const values = "values" in predicate ? predicate.values : "value" in predicate ? [predicate.value] : [];
+  if (!values.every((v) => isInPgRange(column, v))) return null;
   if ("values" in predicate) {
     const list = predicate.values.map((v) => pgLiteral(column, v)).join(", ");
     return `${name} ${predicate.op === "in" ? "IN" : "NOT IN"} (${list})`;
@@ -304,9 +309,24 @@ export function toPgCondition(predicate: Predicate, alias = ""): string | null {
   return `${name} ${predicate.op === "!=" ? "<>" : predicate.op} ${pgLiteral(column, predicate.value)}`;
 }
 
+/** Julian day 0 and the ends of Postgres's dates and timestamps: DuckDB has more of both. */
+const PG_DAYS = [-2_440_588n, 2_145_031_948n] as const;
+const PG_MICROS = [-210_866_803_200_000_000n, 9_223_371_331_199_999_999n] as const;
+
+function isInPgRange(column: SeamColumn, value: PrimitiveValue): boolean {
+  const { kind } = column.spec;
+  if (kind !== "date" && kind !== "timestamp" && kind !== "timestamptz") return true;
+  const v = BigInt(value as number | bigint);
+  const infinite = kind === "date" ? BigInt(INFINITY_DAYS) : INFINITY_I64;
+  const [low, high] = kind === "date" ? PG_DAYS : PG_MICROS;
+  return (v >= low && v <= high) || v === infinite || v === -infinite;
+}
+
 function pgLiteral(column: SeamColumn, value: PrimitiveValue): string {
   switch (column.spec.kind) {
     case "date":
+      if (Math.abs(value as number) === INFINITY_DAYS)
+        return (value as number) > 0 ? "date 'infinity'" : "date '-infinity'";
       return keyLiteral("date", BigInt(value as number));
     case "timestamp":
     case "timestamptz":
@@ -335,14 +355,13 @@ export function rangeOf(predicates: readonly Predicate[], attnum: number): { low
   const raise = (v: bigint): bigint => (low === null || v > low ? v : low);
   const lower = (v: bigint): bigint => (high === null || v < high ? v : high);
   for (const p of predicates) {
-    if (p.op === "and" || p.op === "or" || p.column.attnum !== attnum) {
-      if (p.op === "and") {
-        const inner = rangeOf(p.args, attnum);
-        if (inner.low !== null) low = raise(inner.low);
-        if (inner.high !== null) high = lower(inner.high);
-      }
+    if ("args" in p) {
+      const inner = p.op === "and" ? rangeOf(p.args, attnum) : { low: null, high: null };
+      if (inner.low !== null) low = raise(inner.low);
+      if (inner.high !== null) high = lower(inner.high);
       continue;
     }
+    if (p.column.attnum !== attnum) continue;
     if (p.op === "in") {
       const keys = p.values.map((v) => BigInt(v as number | bigint)).toSorted((a, b) => (a < b ? -1 : 1));
       if (keys.length > 0) [low, high] = [raise(keys[0] ?? 0n), lower(keys.at(-1) ?? 0n)];
@@ -354,4 +373,52 @@ export function rangeOf(predicates: readonly Predicate[], attnum: number): { low
     }
   }
   return { low, high };
+}
+
+/** The columns that predicates speak of. */
+export function columnsOf(predicate: Predicate): readonly SeamColumn[] {
+  return "args" in predicate ? predicate.args.flatMap(columnsOf) : [predicate.column];
+}
+
+/** The predicate in DuckDB's SQL: the same as it was extracted from. */
+export function toDuckCondition(predicate: Predicate): string {
+  if ("args" in predicate) {
+    return `(${predicate.args.map(toDuckCondition).join(predicate.op === "and" ? " AND " : " OR ")})`;
+  }
+  const name = duckIdent(predicate.column.spec.name);
+  if ("values" in predicate) {
+    const list = predicate.values.map((v) => duckValue(predicate.column, v)).join(", ");
+    return `${name} ${predicate.op === "in" ? "IN" : "NOT IN"} (${list})`;
+  }
+  if ("value" in predicate) {
+    return `${name} ${predicate.op === "!=" ? "<>" : predicate.op} ${duckValue(predicate.column, predicate.value)}`;
+  }
+  return `${name} IS ${predicate.op === "is-null" ? "" : "NOT "}NULL`;
+}
+
+function duckValue(column: SeamColumn, value: PrimitiveValue): string {
+  const { kind, decimal } = column.spec;
+  switch (kind) {
+    case "date":
+      if (Math.abs(value as number) === INFINITY_DAYS) return `DATE '${(value as number) > 0 ? "" : "-"}infinity'`;
+      return `(DATE '1970-01-01' + (${String(value)})::INTEGER)`;
+    case "time":
+      return `(TIME '00:00:00' + to_microseconds(${String(value)}))`;
+    case "timestamp":
+    case "timestamptz": {
+      const v = value as bigint;
+      const text = v === INFINITY_I64 ? "'infinity'" : v === -INFINITY_I64 ? "'-infinity'" : `make_timestamp(${v})`;
+      return `${text}::${duckType(column.spec)}`;
+    }
+    case "decimal":
+      return `'${decimalText(value as bigint, decimal?.scale ?? 0)}'::${duckType(column.spec)}`;
+    case "uuid":
+      return `'${Buffer.from(value as Uint8Array).toString("hex")}'::UUID`;
+    case "text":
+      return duckLiteral(value as string);
+    case "bool":
+      return String(value);
+    default:
+      return `'${String(value)}'::${duckType(kind === "int16" ? { kind: "int32" } : column.spec)}`;
+  }
 }

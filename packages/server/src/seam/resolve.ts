@@ -33,8 +33,14 @@ export interface LakeState {
   readonly s: bigint | null;
   readonly r: bigint | null;
   readonly metadataLocation: string | null;
-  /** attnum → field id, of the columns as last followed. */
-  readonly fieldIds: ReadonlyMap<number, number>;
+  /** By attnum: the columns as last followed. */
+  readonly followed: ReadonlyMap<number, FollowedColumn>;
+}
+
+export interface FollowedColumn {
+  readonly fieldId: number;
+  /** What rows written before the column existed read, as Postgres's text; null = NULL. */
+  readonly initialDefault: string | null;
 }
 
 export interface SeamColumn {
@@ -229,7 +235,7 @@ function stateSql(names: readonly RelationName[]): string {
        WHERE x.relid = pg_catalog.pg_partition_root(c.oid) AND x.state <> 'registering') END,
     x.relation_id, x.mode, x.keep_heap, x.state, x.key_attnum, x.key_kind, array_to_string(x.pk_attnums, ','),
     x.heap_retention IS NOT NULL, s.t, s.s, s.r, l.metadata_location,
-    (SELECT string_agg(k.attnum || ':' || k.field_id, ',') FROM spillway.relation_column k
+    (SELECT json_agg(json_build_array(k.attnum, k.field_id, k.initial_default))::text FROM spillway.relation_column k
        WHERE k.relation_id = x.relation_id AND NOT k.dropped)
     FROM (VALUES ${values.join(", ")}) r (i, oid)
     LEFT JOIN pg_catalog.pg_class c ON c.oid = r.oid LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -242,12 +248,7 @@ function parseState(rows: readonly (readonly (string | null)[])[]): (StateRow | 
     const at = (i: number): string => row[i] ?? "";
     const big = (i: number): bigint | null => (row[i] === null || row[i] === undefined ? null : BigInt(at(i)));
     if (row[1] === null) return null;
-    const pairs =
-      at(19) === ""
-        ? []
-        : at(19)
-            .split(",")
-            .map((p) => p.split(":").map(Number) as [number, number]);
+    const columns = (at(19) === "" ? [] : JSON.parse(at(19))) as [number, number, string | null][];
     const lake: LakeState | null =
       row[7] === null
         ? null
@@ -264,7 +265,9 @@ function parseState(rows: readonly (readonly (string | null)[])[]): (StateRow | 
             s: big(16),
             r: big(17),
             metadataLocation: row[18] ?? null,
-            fieldIds: new Map(pairs),
+            followed: new Map(
+              columns.map(([attnum, fieldId, initialDefault]) => [attnum, { fieldId, initialDefault }]),
+            ),
           };
     return {
       oid: Number(at(1)),

@@ -1,0 +1,279 @@
+/**
+ * Aggregates that can be computed in parts: Postgres aggregates the heap's rows, DuckDB the lake's, and the statement
+ * combines the two. Shipping rows from the heap costs several times what counting them there does.
+ *
+ * Only for a SELECT of one table whose whole WHERE Postgres understands as DuckDB does, grouped by plain columns (or
+ * not at all), and only count(*), count, sum, min, max and avg of plain columns, without DISTINCT, FILTER or ORDER BY. Sums
+ * of integers and decimals are exact; of float8 as exact as any order of addition is.
+ */
+import { must } from "@spillway/base/assert";
+import type { ColumnKind, ColumnSpec } from "@spillway/base/columns";
+import type { JsonValue } from "@spillway/lake/json";
+import type { PgColumnPlan, WireFormat } from "@spillway/pg/columns/plan";
+import { quoteIdent } from "@spillway/pg/quote";
+import { duckIdent, emptySql } from "../engine/engine.ts";
+import { type AstNode, isNode, nodesOf, type TableRef, textOf, textsOf } from "./ast.ts";
+import { type Predicate, toDuckCondition, toPgCondition } from "./predicates.ts";
+import type { SeamColumn } from "./resolve.ts";
+import type { HeapQuery, OpenTable, TableRequest } from "./table-read.ts";
+
+export interface AggregatePlan {
+  readonly heapQuery: HeapQuery;
+  /** The view over partials of both tiers. */
+  viewSql(table: OpenTable): string;
+  /** Changes the statement's tree to combine partials. The view is under the table's name already. */
+  rewrite(): void;
+}
+
+/** One partial value: what computes it in each tier, and what combines it. */
+interface Partial_ {
+  readonly name: string;
+  readonly plan: PgColumnPlan;
+  readonly pg: string;
+  readonly duck: string;
+}
+
+interface Shape {
+  readonly groups: readonly SeamColumn[];
+  readonly partials: Map<string, Partial_>;
+}
+
+const SUMMABLE = new Set<ColumnKind>(["int16", "int32", "int64", "float64", "decimal"]);
+const ORDERABLE = new Set<ColumnKind>([
+  "int16", "int32", "int64", "float64", "decimal", "date", "time", "timestamp", "timestamptz",
+]); // prettier-ignore
+/** Types whose values Postgres groups exactly as DuckDB does, by base oid. */
+const GROUPABLE = new Set([16, 20, 21, 23, 25, 26, 1043, 1082, 1083, 1114, 1184, 1700, 2950]);
+
+const ALLOWED_KEYS = new Set([
+  "type", "select_list", "from_table", "where_clause", "group_expressions", "group_sets", "aggregate_handling", "having", "modifiers", "cte_map",
+]); // prettier-ignore
+
+/** Null when the statement is not of that shape. */
+export function planAggregate(node: AstNode, ref: TableRef, request: TableRequest): AggregatePlan | null {
+  const from = node["from_table"];
+  if (node["type"] !== "SELECT_NODE" || from !== ref.node || !request.relation.lake) return null;
+  if (!Object.keys(node).every((key) => ALLOWED_KEYS.has(key)) || node["cte_map"] !== undefined) return null;
+  if (node["aggregate_handling"] !== "STANDARD_HANDLING" || nodesOf(node["group_sets"]).length > 0) return null;
+  const sets = node["group_sets"];
+  if (Array.isArray(sets) && sets.length > 1) return null;
+  if (request.predicates.some((p) => toPgCondition(p) === null)) return null;
+  const lookup = lookupOf(ref, request);
+  const groups = groupsOf(node, lookup);
+  if (groups === null) return null;
+  const shape: Shape = { groups, partials: new Map() };
+  const places: {
+    readonly parent: AstNode;
+    readonly key: string;
+    readonly at: number | null;
+    readonly node: AstNode;
+  }[] = [];
+  const collect = (value: JsonValue | undefined, parent: AstNode, key: string, at: number | null): boolean => {
+    if (Array.isArray(value)) return value.every((item, i) => collect(item, parent, key, i));
+    if (!isNode(value)) return true;
+    if (value["class"] === "COLUMN_REF") return isGroup(value, groups, lookup);
+    if (["SUBQUERY", "STAR", "WINDOW", "LAMBDA", "PARAMETER", "COLLATE"].includes(textOf(value["class"]))) return false;
+    const aggregate = aggregateOf(value, lookup);
+    if (aggregate === "no") return false;
+    if (aggregate !== "none") {
+      for (const p of aggregate.partials) shape.partials.set(p.name, p);
+      places.push({ parent, key, at, node: aggregate.combine(value) });
+      return true;
+    }
+    return Object.keys(value).every((k) => collect(value[k], value, k, null));
+  };
+  const parts = ["select_list", "having", "modifiers"];
+  if (!parts.every((key) => collect(node[key], node, key, null)) || shape.partials.size === 0) return null;
+  return {
+    heapQuery: heapQueryOf(shape),
+    viewSql: (table) => partialView(shape, table, request.predicates),
+    rewrite: () => {
+      for (const place of places) {
+        const target = place.parent[place.key];
+        if (place.at !== null && Array.isArray(target)) target[place.at] = place.node;
+        else place.parent[place.key] = place.node;
+      }
+      delete node["where_clause"];
+    },
+  };
+}
+
+type Lookup = (names: readonly string[]) => SeamColumn | null;
+
+function lookupOf(ref: TableRef, request: TableRequest): Lookup {
+  return (names) => {
+    if (names.length > 2 || (names.length === 2 && names[0]?.toLowerCase() !== ref.alias.toLowerCase())) return null;
+    const name = (names.at(-1) ?? "").toLowerCase();
+    const found = request.relation.columns.filter((c) => c.spec.name.toLowerCase() === name);
+    return found.length === 1 ? (found[0] ?? null) : null;
+  };
+}
+
+/** The grouping columns; null when something else is grouped by. A number or an alias of the select list is followed. */
+function groupsOf(node: AstNode, lookup: Lookup): SeamColumn[] | null {
+  const list = nodesOf(node["select_list"]);
+  const groups: SeamColumn[] = [];
+  for (const expression of nodesOf(node["group_expressions"])) {
+    let target: AstNode | undefined = expression;
+    const value = isNode(expression["value"]) ? expression["value"]["value"] : undefined;
+    if (expression["type"] === "VALUE_CONSTANT") target = typeof value === "number" ? list[value - 1] : undefined;
+    const column = target?.["class"] === "COLUMN_REF" ? lookup(textsOf(target["column_names"])) : null;
+    if (!column || !GROUPABLE.has(column.table.baseOid) || column.table.looseCollation) return null;
+    groups.push(column);
+  }
+  return groups;
+}
+
+/** A column outside of an aggregate: one that is grouped by, or an alias in ORDER BY and HAVING. */
+function isGroup(node: AstNode, groups: readonly SeamColumn[], lookup: Lookup): boolean {
+  const names = textsOf(node["column_names"]);
+  const column = lookup(names);
+  return column === null ? names.length === 1 : groups.includes(column);
+}
+
+type Aggregate = { readonly partials: readonly Partial_[]; combine(node: AstNode): AstNode };
+
+function aggregateOf(node: AstNode, lookup: Lookup): Aggregate | "none" | "no" {
+  if (node["class"] !== "FUNCTION") return "none";
+  const name = textOf(node["function_name"]).toLowerCase();
+  if (!["count_star", "count", "sum", "min", "max", "avg", "mean"].includes(name))
+    return KNOWN_SCALAR.has(name) ? "none" : "no";
+  const orders = isNode(node["order_bys"]) ? nodesOf(node["order_bys"]["orders"]) : [];
+  if (node["distinct"] === true || node["filter"] !== undefined || orders.length > 0 || node["schema"] !== undefined)
+    return "no";
+  const args = nodesOf(node["children"]);
+  if (name === "count_star" || (name === "count" && args.length === 0)) return counting("count(*)", "n");
+  const column =
+    args.length === 1 && args[0]?.["class"] === "COLUMN_REF" ? lookup(textsOf(args[0]["column_names"])) : null;
+  if (!column) return "no";
+  const { kind } = column.spec;
+  if (name === "count") return counting(null, `n${column.attnum}`, column);
+  if (name === "min" || name === "max") return ORDERABLE.has(kind) ? extreme(name, column) : "no";
+  if (!SUMMABLE.has(kind)) return "no";
+  return name === "sum" ? summing(column) : averaging(column);
+}
+
+/** Scalar functions and operators that may stand around aggregates: DuckDB computes them over the combined values. */
+const KNOWN_SCALAR = new Set([
+  "+", "-", "*", "/", "//", "%", "round", "floor", "ceil", "ceiling", "abs", "coalesce", "lower", "upper", "concat", "||", "greatest", "least",
+  "date_trunc", "year", "month", "day", "strftime", "format", "sqrt", "ln", "log", "substring", "length",
+]); // prettier-ignore
+
+function counting(star: string | null, name: string, column?: SeamColumn): Aggregate {
+  const pg = star ?? `count(${quoteIdent(must(column, "column").spec.name)})`;
+  const duck = star ?? `count(${duckIdent(must(column, "column").spec.name)})`;
+  const partial = { name: `__${name}`, plan: planOf(`__${name}`, { kind: "int64" }, "int8"), pg, duck };
+  return {
+    partials: [partial],
+    combine: (node) => withAlias(node, cast(coalesceZero(call("sum", partial.name)), "BIGINT")),
+  };
+}
+
+function extreme(name: string, column: SeamColumn): Aggregate {
+  const partial = {
+    name: `__${name}${column.attnum}`,
+    plan: {
+      ...column.plan,
+      name: `__${name}${column.attnum}`,
+      spec: { ...column.spec, name: `__${name}${column.attnum}` },
+    },
+    pg: `${name}(${quoteIdent(column.spec.name)})`,
+    duck: `${name}(${duckIdent(column.spec.name)})`,
+  };
+  return { partials: [partial], combine: (node) => withAlias(node, call(name, partial.name)) };
+}
+
+function sumPartial(column: SeamColumn): Partial_ {
+  const name = `__sum${column.attnum}`;
+  const { kind } = column.spec;
+  const scale = column.spec.decimal?.scale ?? 0;
+  const pgName = quoteIdent(column.spec.name);
+  if (kind === "float64") {
+    return {
+      name,
+      plan: planOf(name, { kind }, "float8"),
+      pg: `sum(${pgName})`,
+      duck: `sum(${duckIdent(column.spec.name)})`,
+    };
+  }
+  const spec = { kind: "decimal" as const, decimal: { precision: 38, scale } };
+  const duckSum = `sum(${duckIdent(column.spec.name)})::DECIMAL(38, ${scale})`;
+  return { name, plan: planOf(name, spec, "numeric"), pg: `sum(${pgName})::numeric(38, ${scale})`, duck: duckSum };
+}
+
+function summing(column: SeamColumn): Aggregate {
+  const partial = sumPartial(column);
+  return { partials: [partial], combine: (node) => withAlias(node, call("sum", partial.name)) };
+}
+
+function averaging(column: SeamColumn): Aggregate {
+  const sum = sumPartial(column);
+  const count = must(counting(null, `n${column.attnum}`, column).partials[0], "count");
+  const combine = (node: AstNode): AstNode => {
+    const divide = operator("/", cast(call("sum", sum.name), "DOUBLE"), cast(call("sum", count.name), "DOUBLE"));
+    return withAlias(node, divide);
+  };
+  return { partials: [sum, count], combine };
+}
+
+function planOf(name: string, shape: Omit<ColumnSpec, "name">, wire: WireFormat): PgColumnPlan {
+  return { name, typeOid: 0, typmod: -1, spec: { name, ...shape }, wire, asText: false };
+}
+
+function heapQueryOf(shape: Shape): HeapQuery {
+  const groups = shape.groups.map((g) => g.plan);
+  const partials = [...shape.partials.values()];
+  const names = shape.groups.map((g) => quoteIdent(g.spec.name));
+  return {
+    select: [...names, ...partials.map((p) => p.pg)].join(", "),
+    tail: names.length === 0 ? "" : `GROUP BY ${names.join(", ")}`,
+    columns: [...groups, ...partials.map((p) => p.plan)],
+  };
+}
+
+function partialView(shape: Shape, table: OpenTable, predicates: readonly Predicate[]): string {
+  const groups = shape.groups.map((g) => duckIdent(g.spec.name));
+  const partials = [...shape.partials.values()];
+  const list = [...groups, ...partials.map((p) => `${p.duck} AS ${duckIdent(p.name)}`)].join(", ");
+  const group = groups.length === 0 ? "" : ` GROUP BY ${groups.join(", ")}`;
+  const where = predicates.length === 0 ? "" : ` WHERE ${predicates.map(toDuckCondition).join(" AND ")}`;
+  const rows = table.lakeSql ?? emptySql(table.columns.map((c) => c.spec));
+  const lake = `SELECT ${list} FROM (${rows})${where}${group}`;
+  return table.heapSql === null ? lake : `${table.heapSql} UNION ALL ${lake}`;
+}
+
+function withAlias(original: AstNode, node: AstNode): AstNode {
+  return original["alias"] === undefined ? node : { ...node, alias: original["alias"] };
+}
+
+function columnRef(name: string): AstNode {
+  return { class: "COLUMN_REF", type: "COLUMN_REF", column_names: [name] };
+}
+
+function call(name: string, column: string): AstNode {
+  return {
+    class: "FUNCTION",
+    type: "FUNCTION",
+    function_name: name,
+    children: [columnRef(column)],
+    order_bys: { type: "ORDER_MODIFIER" },
+  };
+}
+
+function operator(name: string, left: AstNode, right: AstNode): AstNode {
+  const node = { class: "FUNCTION", type: "FUNCTION", function_name: name, children: [left, right], is_operator: true };
+  return { ...node, order_bys: { type: "ORDER_MODIFIER" } };
+}
+
+function coalesceZero(node: AstNode): AstNode {
+  const zero = {
+    class: "CONSTANT",
+    type: "VALUE_CONSTANT",
+    value: { type: { id: "INTEGER" }, is_null: false, value: 0 },
+  };
+  return { class: "OPERATOR", type: "OPERATOR_COALESCE", children: [node, zero] };
+}
+
+function cast(node: AstNode, type: string): AstNode {
+  return { class: "CAST", type: "OPERATOR_CAST", child: node, cast_type: { id: type } };
+}

@@ -1,0 +1,74 @@
+/** The front door of the seam: reads and corrections over heap and lake as one table; see docs/internals/seam.md. */
+import type { Clock } from "@spillway/base/clock";
+import type { Logger } from "@spillway/base/log";
+import type { LocalCache } from "@spillway/lake/store/cache";
+import type { ObjectStore } from "@spillway/lake/store/store";
+import type { Conninfo } from "@spillway/pg/conninfo";
+import type { Engine } from "../engine/engine.ts";
+import { LakeReader } from "./lake-reader.ts";
+import { PinKeeper } from "./pins.ts";
+import { type QueryOptions, type QueryParts, type QueryResult, runQuery } from "./query.ts";
+import { Resolver } from "./resolve.ts";
+import { Source } from "./source.ts";
+import { TableReader } from "./table-read.ts";
+
+export interface SeamOptions {
+  readonly conninfo: Conninfo | string;
+  readonly store: ObjectStore;
+  /** For stores that are not local. */
+  readonly cache?: LocalCache;
+  readonly engine: Engine;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Named in the rows of the pins: host and process. */
+  readonly holder: string;
+  readonly pinTtlMs?: number;
+  /** Connections to Postgres, and so statements that fetch from it at a time. Default 4. */
+  readonly connections?: number;
+  readonly connectTimeoutMs?: number;
+  readonly searchPath?: string;
+}
+
+export class Seam {
+  readonly #parts: QueryParts;
+  readonly #reader: LakeReader;
+
+  constructor(options: SeamOptions) {
+    const { conninfo, engine, clock, log, holder, connections, connectTimeoutMs, searchPath, pinTtlMs } = options;
+    const source = new Source({
+      conninfo,
+      ...(connections === undefined ? {} : { size: connections }),
+      ...(connectTimeoutMs === undefined ? {} : { connectTimeoutMs }),
+      ...(searchPath === undefined ? {} : { searchPath }),
+    });
+    this.#reader = new LakeReader({ store: options.store, ...(options.cache ? { cache: options.cache } : {}) });
+    this.#parts = {
+      engine,
+      source,
+      clock,
+      pins: new PinKeeper({ source, clock, log, holder, ...(pinTtlMs === undefined ? {} : { ttlMs: pinTtlMs }) }),
+      resolver: new Resolver(),
+      tables: new TableReader({ engine, reader: this.#reader }),
+    };
+  }
+
+  /** A SELECT over both tiers as one point in time. Iterate the result's batches to the end, or close it. */
+  query(sql: string, options: QueryOptions = {}): Promise<QueryResult> {
+    return runQuery(this.#parts, sql, options);
+  }
+
+  /** Gives the pins back and closes the connections. The engine is the caller's. */
+  async close(): Promise<void> {
+    await this.#parts.pins.close();
+    this.#parts.source.close();
+  }
+}
+
+export function createSeam(options: SeamOptions): Seam {
+  return new Seam(options);
+}
+
+export type { QueryOptions, QueryResult, QueryStats } from "./query.ts";
+export type { AsOf, TableStats } from "./table-read.ts";
+export { type Pin, PinKeeper, type PinOptions } from "./pins.ts";
+export { Source, type SourceOptions } from "./source.ts";

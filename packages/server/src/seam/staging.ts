@@ -1,0 +1,59 @@
+/** Rows from Postgres in temporary tables of an engine session, by binary COPY. */
+import type { ColumnSpec } from "@spillway/base/columns";
+import { copyOut } from "@spillway/pg/copy/copy-out";
+import type { PgColumnPlan } from "@spillway/pg/columns/plan";
+import type { RawConnection } from "@spillway/pg/wire/connection";
+import { duckIdent, type EngineSession, storedDuckType } from "../engine/engine.ts";
+
+export interface Staged {
+  /** The table's name in DuckDB. */
+  readonly table: string;
+  readonly rows: number;
+}
+
+export interface StageRequest {
+  readonly connection: RawConnection;
+  readonly session: EngineSession;
+  /** The table to make, without quotes. */
+  readonly table: string;
+  readonly temporary: boolean;
+  /** `SELECT …`, run inside the connection's transaction. */
+  readonly select: string;
+  /** What the query returns, in its order; the spec's names become the columns' names. */
+  readonly columns: readonly PgColumnPlan[];
+  readonly signal?: AbortSignal;
+}
+
+export async function stageCopy(request: StageRequest): Promise<Staged> {
+  const { connection, session, table, columns, signal } = request;
+  await createTable(
+    session,
+    table,
+    columns.map((c) => c.spec),
+    request.temporary,
+  );
+  const appender = session.appender(
+    table,
+    columns.map((c) => c.spec),
+  );
+  let rows = 0;
+  try {
+    for await (const batch of copyOut({ connection, source: `(${request.select})`, columns, signal })) {
+      appender.append(batch);
+      rows += batch.length;
+    }
+  } finally {
+    appender.close();
+  }
+  return { table, rows };
+}
+
+export function createTable(
+  session: EngineSession,
+  table: string,
+  specs: readonly ColumnSpec[],
+  temporary: boolean,
+): Promise<void> {
+  const columns = specs.map((s) => `${duckIdent(s.name)} ${storedDuckType(s)}`).join(", ");
+  return session.run(`CREATE ${temporary ? "TEMP " : ""}TABLE ${duckIdent(table)} (${columns})`);
+}

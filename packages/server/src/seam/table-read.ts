@@ -1,0 +1,326 @@
+/**
+ * One table of a statement: what is read of it from which tier, and the view of DuckDB that puts it together:
+ *
+ *     heap rows with key >= T  ∪  lake rows at S that the delta does not hide  ∪  the delta's upserts
+ */
+import { must } from "@spillway/base/assert";
+import { SpillwayError } from "@spillway/base/errors";
+import { snapshotAsOf, snapshotById } from "@spillway/lake/metadata";
+import type { TableMetadata } from "@spillway/lake/model";
+import { TRUE } from "@spillway/lake/scan/scan";
+import { selectList } from "@spillway/pg/columns/plan";
+import { quoteIdent } from "@spillway/pg/quote";
+import type { RawConnection } from "@spillway/pg/wire/connection";
+import { keyLiteral } from "../catalog/catalog.ts";
+import {
+  DeleteTables,
+  duckIdent,
+  type Engine,
+  type EngineSession,
+  emptySql,
+  scanSql,
+  type ScanFile,
+} from "../engine/engine.ts";
+import { DeltaReader, type DeltaState, UPSERT } from "./delta.ts";
+import { fieldIdOf, scanFields } from "./lake-fields.ts";
+import { LakeReader, type LakeScan } from "./lake-reader.ts";
+import { type Predicate, rangeOf, toLakeExpr, toPgCondition } from "./predicates.ts";
+import type { LakeState, ResolvedRelation, SeamColumn } from "./resolve.ts";
+import { stageCopy } from "./staging.ts";
+
+/** Reads the lake alone, as it was. */
+export type AsOf = { readonly snapshotId: bigint } | { readonly timestampMs: number };
+
+export interface TableRequest {
+  readonly relation: ResolvedRelation;
+  /** The columns that the statement may use. */
+  readonly columns: readonly SeamColumn[];
+  readonly predicates: readonly Predicate[];
+  readonly asOf: AsOf | null;
+  /** Instead of rows: this query over `heap`, computed by Postgres; see aggregate.ts. */
+  readonly heapQuery?: HeapQuery;
+}
+
+/** What Postgres computes of the heap's rows, and the columns that come back. */
+export interface HeapQuery {
+  /** Made into `SELECT <select> FROM … WHERE … <tail>`. */
+  readonly select: string;
+  readonly tail: string;
+  readonly columns: Parameters<typeof stageCopy>[0]["columns"];
+}
+
+export interface TableStats {
+  readonly table: string;
+  readonly tier: "heap" | "lake" | "both";
+  readonly t: bigint | null;
+  readonly snapshotId: bigint | null;
+  readonly columns: readonly string[];
+  readonly heapConditions: readonly string[];
+  readonly heapAggregated: boolean;
+  readonly heapRows: number;
+  readonly deltaRows: number;
+  readonly deltaCached: boolean;
+  readonly manifestsConsidered: number;
+  readonly manifestsSkipped: number;
+  readonly filesConsidered: number;
+  readonly filesSkipped: number;
+  readonly filesRead: number;
+  readonly bytesConsidered: number;
+  readonly bytesSkipped: number;
+  readonly bytesRead: number;
+  readonly lakeRowsConsidered: number;
+  readonly lakeRowsSkipped: number;
+  readonly lakeRows: number;
+  readonly lakeFilter: boolean;
+}
+
+/** A table whose parts are at hand. */
+export interface OpenTable {
+  /** SQL of the heap's part; null when Postgres was not asked. */
+  readonly heapSql: string | null;
+  /** SQL of the rest, with the same columns; null when there is none. */
+  readonly lakeSql: string | null;
+  readonly columns: readonly SeamColumn[];
+  readonly stats: TableStats;
+  /** Temporary tables of the session. */
+  readonly temporary: readonly string[];
+  release(): Promise<void>;
+}
+
+export interface TableReaderOptions {
+  readonly engine: Engine;
+  readonly reader: LakeReader;
+}
+
+export class TableReader {
+  readonly #engine: Engine;
+  readonly #reader: LakeReader;
+  readonly #deletes: DeleteTables;
+  readonly #delta: DeltaReader;
+
+  constructor({ engine, reader }: TableReaderOptions) {
+    this.#engine = engine;
+    this.#reader = reader;
+    this.#deletes = new DeleteTables(engine);
+    this.#delta = new DeltaReader(engine, reader);
+  }
+
+  /** Fetches what Postgres has, inside the connection's transaction, and plans the lake's part meanwhile. */
+  async open(
+    connection: RawConnection,
+    session: EngineSession,
+    request: TableRequest,
+    signal?: AbortSignal,
+  ): Promise<OpenTable> {
+    const parts = partsOf(request);
+    const lakeRead = parts.lake ? this.#planLake(request, parts.lake) : Promise.resolve(null);
+    lakeRead.catch(() => {});
+    const releases: (() => void | Promise<void>)[] = [];
+    try {
+      const heap = parts.heap ? await this.#heap(connection, session, request, parts.heap, signal) : null;
+      const delta = parts.delta
+        ? await this.#delta.open({
+            connection,
+            session,
+            relation: request.relation,
+            lake: must(request.relation.lake, "lake"),
+            t: parts.delta,
+            predicates: request.predicates,
+            ...(signal ? { signal } : {}),
+          })
+        : null;
+      if (delta) releases.push(() => delta.release());
+      const lake = await lakeRead;
+      if (lake) releases.push(() => lake.scan.release());
+      const merged = lake ? await this.#merge(session, lake, delta) : null;
+      const lease = await this.#deletes.lease(merged ?? []);
+      releases.push(() => lease.release());
+      const lakeSql = lakeSqlOf(request, lake, merged, lease.table, delta);
+      return {
+        heapSql: heap ? heap.sql : null,
+        lakeSql,
+        columns: request.columns,
+        stats: statsOf(request, parts, heap, lake, delta),
+        temporary: [...(heap ? [heap.table] : []), ...(delta && !delta.shared ? [delta.table] : [])],
+        release: async () => {
+          for (const release of releases) await release();
+        },
+      };
+    } catch (error) {
+      for (const release of releases) await release();
+      await lakeRead.then((lake) => lake?.scan.release()).catch(() => {});
+      throw error;
+    }
+  }
+
+  async #heap(
+    connection: RawConnection,
+    session: EngineSession,
+    request: TableRequest,
+    conditions: readonly string[],
+    signal: AbortSignal | undefined,
+  ): Promise<{ table: string; rows: number; sql: string }> {
+    const { relation, columns, heapQuery } = request;
+    const where = conditions.length === 0 ? "" : ` WHERE ${conditions.join(" AND ")}`;
+    const plans = heapQuery?.columns ?? columns.map((c) => c.plan);
+    const list = heapQuery?.select ?? selectList(plans);
+    const staged = await stageCopy({
+      connection,
+      session,
+      table: this.#engine.freshName("heap"),
+      temporary: true,
+      select: `SELECT ${list} FROM ${relation.sql}${where}${heapQuery ? ` ${heapQuery.tail}` : ""}`,
+      columns: plans,
+      ...(signal ? { signal } : {}),
+    });
+    const names = plans.map((p) => duckIdent(p.spec.name)).join(", ");
+    return { ...staged, sql: `SELECT ${names} FROM ${duckIdent(staged.table)}` };
+  }
+
+  async #planLake(request: TableRequest, asOf: AsOf): Promise<LakeRead | null> {
+    const lake = must(request.relation.lake, "lake");
+    if (lake.metadataLocation === null) return null;
+    const metadata = await this.#reader.metadata(lake.metadataLocation);
+    const snapshotId = snapshotIdOf(request.relation, metadata, asOf);
+    const filter = toLakeExpr(request.predicates, (c) => fieldIdOf(lake, c));
+    const scan = await this.#reader.scan(metadata, snapshotId, filter);
+    return { metadata, snapshotId, scan, filtered: filter.op !== TRUE.op };
+  }
+
+  /** The files with what the delta hides added to their deletes. */
+  async #merge(session: EngineSession, lake: LakeRead, delta: DeltaState | null): Promise<readonly ScanFile[]> {
+    const { files } = lake.scan;
+    if (!delta || files.length === 0) return files;
+    const hidden = await delta.hidden(session, lake.metadata, lake.snapshotId);
+    return files.map((file) => {
+      const positions = hidden.get(file.path);
+      if (!positions) return file;
+      return { ...file, deletes: delta.union(file, positions) };
+    });
+  }
+}
+
+interface LakeRead {
+  readonly metadata: TableMetadata;
+  readonly snapshotId: bigint;
+  readonly scan: LakeScan;
+  readonly filtered: boolean;
+}
+
+/** What is to be read of a table. */
+interface Parts {
+  /** Conditions of the heap's part; null when nothing of it can be in the answer. */
+  readonly heap: readonly string[] | null;
+  readonly lake: AsOf | null;
+  /** T, when the delta below it counts. */
+  readonly delta: bigint | null;
+}
+
+function partsOf(request: TableRequest): Parts {
+  const { relation, predicates, asOf } = request;
+  const pushed = predicates.map((p) => toPgCondition(p)).filter((c) => c !== null);
+  const { lake } = relation;
+  if (asOf !== null) {
+    if (!lake) throw new SpillwayError("as_of_unsupported", `${relation.sql} is no registered table and has no lake.`);
+    return { heap: null, lake: asOf, delta: null };
+  }
+  const key = relation.columns.find((c) => c.attnum === lake?.keyAttnum);
+  const whole = !lake || lake.state === "registering" || lake.t === null || !lake.keyKind || !key;
+  // A mirrored table without heap retention has all its rows in the heap, fresher than the lake.
+  if (whole || (lake.mode === "mirrored" && !lake.heapRetention)) return { heap: pushed, lake: null, delta: null };
+  const t = must(lake.t, "T");
+  const range = rangeOf(predicates, key.attnum);
+  const below = range.low === null || range.low < t;
+  const above = range.high === null || range.high >= t;
+  const cut = `${quoteIdent(key.spec.name)} >= ${keyLiteral(must(lake.keyKind, "key kind"), t)}`;
+  return {
+    heap: above ? [cut, ...pushed] : null,
+    lake: below && lake.s !== null ? { snapshotId: lake.s } : null,
+    delta: below ? t : null,
+  };
+}
+
+function snapshotIdOf(relation: ResolvedRelation, metadata: TableMetadata, asOf: AsOf): bigint {
+  const snapshot =
+    "snapshotId" in asOf ? snapshotById(metadata, asOf.snapshotId) : snapshotAsOf(metadata, asOf.timestampMs);
+  if (snapshot) return snapshot.snapshotId;
+  const what =
+    "snapshotId" in asOf ? `snapshot ${asOf.snapshotId}` : `snapshot at ${new Date(asOf.timestampMs).toISOString()}`;
+  throw new SpillwayError("lake_snapshot_unknown", `The lake table of ${relation.sql} has no ${what}.`);
+}
+
+function lakeSqlOf(
+  request: TableRequest,
+  read: LakeRead | null,
+  files: readonly ScanFile[] | null,
+  deleteTable: string | null,
+  delta: DeltaState | null,
+): string | null {
+  const { relation, columns } = request;
+  const parts: string[] = [];
+  if (read && files && files.length > 0) {
+    const lake = must(relation.lake, "lake");
+    const where = keyBelow(relation, lake);
+    const fields = scanFields(relation, lake, read.metadata, columns);
+    parts.push(scanSql(files, fields, deleteTable, where === null ? {} : { where }));
+  }
+  if (delta) {
+    const list = columns.map((c) => `${duckIdent(`c${c.attnum}`)} AS ${duckIdent(c.spec.name)}`).join(", ");
+    parts.push(`SELECT ${list} FROM ${duckIdent(delta.table)} WHERE ${UPSERT}`);
+  }
+  return parts.length === 0 ? null : parts.join(" UNION ALL ");
+}
+
+/** Only a mirror's lake holds rows at or above T as well. */
+function keyBelow(relation: ResolvedRelation, lake: LakeState): string | null {
+  if (lake.mode !== "mirrored" || lake.t === null) return null;
+  const key = must(
+    relation.columns.find((c) => c.attnum === lake.keyAttnum),
+    "key",
+  );
+  const name = duckIdent(key.spec.name);
+  const epoch =
+    lake.keyKind === "int" ? name : lake.keyKind === "date" ? `(${name} - DATE '1970-01-01')` : `epoch_us(${name})`;
+  return `${epoch} < ${lake.t}`;
+}
+
+/** The view of a table whose columns are all that the statement may use. */
+export function unionSql(table: OpenTable): string {
+  const parts = [table.heapSql, table.lakeSql].filter((sql) => sql !== null);
+  return parts.length === 0 ? emptySql(table.columns.map((c) => c.spec)) : parts.join(" UNION ALL ");
+}
+
+function statsOf(
+  request: TableRequest,
+  parts: Parts,
+  heap: { rows: number } | null,
+  lake: LakeRead | null,
+  delta: DeltaState | null,
+): TableStats {
+  const stats = lake?.scan.stats;
+  const files = lake?.scan.files ?? [];
+  return {
+    table: `${request.relation.schema}.${request.relation.name}`,
+    tier: heap && (lake ?? delta) ? "both" : heap ? "heap" : "lake",
+    t: request.relation.lake?.t ?? null,
+    snapshotId: lake?.snapshotId ?? null,
+    columns: request.columns.map((c) => c.spec.name),
+    heapConditions: parts.heap ?? [],
+    heapAggregated: request.heapQuery !== undefined && heap !== null,
+    heapRows: heap?.rows ?? 0,
+    deltaRows: delta?.rows ?? 0,
+    deltaCached: delta?.cached ?? false,
+    manifestsConsidered: stats?.manifestsConsidered ?? 0,
+    manifestsSkipped: stats?.manifestsSkipped ?? 0,
+    filesConsidered: stats?.filesConsidered ?? 0,
+    filesSkipped: stats?.filesSkipped ?? 0,
+    filesRead: files.length,
+    bytesConsidered: stats?.bytesConsidered ?? 0,
+    bytesSkipped: stats?.bytesSkipped ?? 0,
+    bytesRead: lake?.scan.bytesRead ?? 0,
+    lakeRowsConsidered: stats?.rowsConsidered ?? 0,
+    lakeRowsSkipped: stats?.rowsSkipped ?? 0,
+    lakeRows: files.reduce((sum, f) => sum + Number(f.rows), 0) - (lake?.scan.deletedRows ?? 0),
+    lakeFilter: lake?.filtered ?? false,
+  };
+}
