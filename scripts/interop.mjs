@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const PACKAGES = [
-  "pyiceberg[pyarrow,sql-sqlite]==0.12.0",
+  "pyiceberg[pyarrow,sql-sqlite,pyiceberg-core]==0.12.0",
   "pyarrow==26.0.1",
   "duckdb==1.5.5",
   "duckdb-extension-iceberg==1.5.5",

@@ -157,7 +157,9 @@ def write_parquet(request):
 
 
 def read_parquet(request):
-    return table_rows(pq.read_table(request["path"]))
+    table = pq.ParquetFile(request["path"]).read()
+    ids = [int(field.metadata[b"PARQUET:field_id"]) for field in table.schema]
+    return {"ids": ids, **table_rows(table)}
 
 
 _duck = None
