@@ -24,6 +24,7 @@ export { readManifest, ManifestWriter } from "./manifest.ts";
 export { readManifestList, writeManifestList } from "./manifest-list.ts";
 export type { ObjectStore } from "./store/store.ts";
 export * from "./store/store.ts";
+export { openStore, putFile } from "./store/open.ts";
 export { FileStore, type FileStoreOptions } from "./store/file.ts";
 export { S3Store, type S3StoreOptions } from "./store/s3.ts";
 export { type CacheOptions, type CacheRequest, type CacheStats, LocalCache, type Localized } from "./store/cache.ts";

@@ -196,3 +196,35 @@ test("the loader's cache is bounded, and a failed load is tried again", async ()
   await store.put(first.path, bytes);
   expect((await fresh.load([first])).size).toBe(1);
 });
+
+test("vectors that lie together are fetched by one request, far ones apart", async () => {
+  const wide = new PositionSet(Array.from({ length: 60_000 }, (_, i) => i * 2));
+  const sets = [
+    new PositionSet([1]),
+    new PositionSet([2]),
+    wide.union(new PositionSet([2 ** 33])),
+    new PositionSet([3]),
+  ];
+  for (let block = 0; block < 20; block++)
+    sets[2]?.addAll(Array.from({ length: 5000 }, (_, i) => block * 65536 + i * 13));
+  const files = await writeDeletionVectors(
+    store,
+    folder,
+    sets.map((positions, i) => ({ dataFile: dataFile(`r${i}`), positions })),
+  );
+  const reads: number[] = [];
+  const counting = Object.assign(Object.create(store) as FileStore, {
+    getRange: (path: string, offset: number, length: number) => {
+      reads.push(length);
+      return store.getRange(path, offset, length);
+    },
+  });
+  const small = await new DeleteLoader(counting).load(files.filter((_, i) => i !== 2));
+  expect(listed(small)).toEqual(
+    Object.fromEntries([0, 1, 3].map((i) => [dataFile(`r${i}`).path, [...(sets[i] ?? [])]])),
+  );
+  expect(reads).toHaveLength(2);
+  const all = await new DeleteLoader(counting).load(files);
+  expect([...all.values()].map((set) => set.cardinality)).toEqual(sets.map((set) => set.cardinality));
+  expect(reads).toHaveLength(3);
+});

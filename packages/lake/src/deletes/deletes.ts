@@ -6,6 +6,7 @@
 import { assert, must } from "@spillway/base/assert";
 import { SpillwayError } from "@spillway/base/errors";
 import { newUuid } from "@spillway/base/ids";
+import { limiter } from "../limiter.ts";
 import type { DataFile } from "../model.ts";
 import { DELETION_VECTOR, decodeDeletionVector, deletionVectorBlob } from "../puffin/deletion-vector.ts";
 import { PositionSet } from "../puffin/position-set.ts";
@@ -21,6 +22,10 @@ export type DeletesByFile = ReadonlyMap<string, PositionSet>;
 /** What an entry of the cache takes beside its sets. */
 const ENTRY_BYTES = 300;
 const DEFAULT_CACHE_BYTES = 64 << 20;
+const PARALLEL = 16;
+/** Vectors this close are fetched by one request, up to this much. */
+const GAP_BYTES = 64 << 10;
+const RANGE_BYTES = 8 << 20;
 
 /**
  * Writes one Puffin file below `folder` with one deletion vector for each data file. The sets must
@@ -70,6 +75,7 @@ export function mergeDeletes(existing: DeletesByFile, added: DeletesByFile): Map
 export class DeleteLoader {
   readonly #store: ObjectStore;
   readonly #maxBytes: number;
+  readonly #limit = limiter(PARALLEL);
   /** In the order of use. */
   readonly #cache = new Map<string, { value: Promise<DeletesByFile>; bytes: number }>();
   #bytes = 0;
@@ -90,7 +96,7 @@ export class DeleteLoader {
    * Errors: those of the store, `puffin_invalid`, `deletes_invalid`, `equality_deletes_unsupported`.
    */
   async load(deletes: readonly DataFile[], wanted?: ReadonlySet<string>): Promise<Map<string, PositionSet>> {
-    const loaded = await Promise.all(deletes.map((file) => this.#loadFile(file)));
+    const loaded = await Promise.all(this.#loadAll(deletes));
     const result = new Map<string, PositionSet>();
     for (const byFile of loaded) {
       for (const [path, positions] of byFile) {
@@ -102,15 +108,24 @@ export class DeleteLoader {
     return result;
   }
 
-  #loadFile(file: DataFile): Promise<DeletesByFile> {
-    const key = `${file.path}#${file.contentOffset ?? ""}`;
+  /** Deletion vectors of one Puffin file that lie close together are fetched at once. */
+  #loadAll(files: readonly DataFile[]): Promise<DeletesByFile>[] {
+    const missing = files.filter((file) => file.format === "puffin" && !this.#cache.has(cacheKey(file)));
+    const ranges = new Map(
+      rangesOf(missing).flatMap((range) => range.files.map((file) => [cacheKey(file), range] as const)),
+    );
+    return files.map((file) => this.#loadFile(file, ranges.get(cacheKey(file))));
+  }
+
+  #loadFile(file: DataFile, range: VectorRange | undefined): Promise<DeletesByFile> {
+    const key = cacheKey(file);
     const hit = this.#cache.get(key);
     if (hit) {
       this.#cache.delete(key);
       this.#cache.set(key, hit);
       return hit.value;
     }
-    const entry = { value: readDeletes(this.#store, file), bytes: 0 };
+    const entry = { value: this.#read(file, range), bytes: 0 };
     this.#cache.set(key, entry);
     entry.value.then(
       (byFile) => {
@@ -127,6 +142,17 @@ export class DeleteLoader {
     return entry.value;
   }
 
+  async #read(file: DataFile, range: VectorRange | undefined): Promise<DeletesByFile> {
+    if (file.content === "equality-deletes") {
+      throw new SpillwayError("equality_deletes_unsupported", `${file.path} holds equality deletes.`);
+    }
+    if (!range) return this.#limit(() => readPositionDeletes(this.#store, file));
+    const { offset, length } = placeOf(file);
+    range.bytes ??= this.#limit(() => this.#store.getRange(range.path, range.start, range.end - range.start));
+    const bytes = (await range.bytes).subarray(offset - range.start, offset - range.start + length);
+    return new Map([[file.referencedDataFile ?? "", decodeDeletionVector(bytes, file.recordCount)]]);
+  }
+
   #evict(): void {
     for (const [key, entry] of this.#cache) {
       if (this.#bytes <= this.#maxBytes) return;
@@ -138,17 +164,43 @@ export class DeleteLoader {
   }
 }
 
-async function readDeletes(store: ObjectStore, file: DataFile): Promise<DeletesByFile> {
-  if (file.content === "equality-deletes") {
-    throw new SpillwayError("equality_deletes_unsupported", `${file.path} holds equality deletes.`);
-  }
-  if (file.format !== "puffin") return readPositionDeletes(store, file);
+interface VectorRange {
+  readonly path: string;
+  readonly start: number;
+  readonly end: number;
+  readonly files: readonly DataFile[];
+  bytes: Promise<Uint8Array> | null;
+}
+
+function cacheKey(file: DataFile): string {
+  return `${file.path}#${file.contentOffset ?? ""}`;
+}
+
+function placeOf(file: DataFile): { offset: number; length: number } {
   const { referencedDataFile, contentOffset, contentSizeInBytes } = file;
   if (referencedDataFile === undefined || contentOffset === undefined || contentSizeInBytes === undefined) {
     throw new SpillwayError("puffin_invalid", `The manifest does not say where in ${file.path} the vector is.`);
   }
-  const bytes = await store.getRange(file.path, Number(contentOffset), Number(contentSizeInBytes));
-  return new Map([[referencedDataFile, decodeDeletionVector(bytes, file.recordCount)]]);
+  return { offset: Number(contentOffset), length: Number(contentSizeInBytes) };
+}
+
+/** The byte ranges to fetch for the vectors: neighbors with a small gap between them together. */
+function rangesOf(vectors: readonly DataFile[]): VectorRange[] {
+  const placed = vectors.map((file) => ({ file, ...placeOf(file) }));
+  placed.sort((a, b) => (a.file.path === b.file.path ? a.offset - b.offset : a.file.path < b.file.path ? -1 : 1));
+  const ranges: (VectorRange & { end: number; files: DataFile[] })[] = [];
+  for (const { file, offset, length } of placed) {
+    const last = ranges.at(-1);
+    const near =
+      last?.path === file.path && offset - last.end <= GAP_BYTES && offset + length - last.start <= RANGE_BYTES;
+    if (last && near) {
+      last.end = Math.max(last.end, offset + length);
+      last.files.push(file);
+    } else {
+      ranges.push({ path: file.path, start: offset, end: offset + length, files: [file], bytes: null });
+    }
+  }
+  return ranges;
 }
 
 /**

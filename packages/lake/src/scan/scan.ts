@@ -4,6 +4,7 @@
  */
 import { must } from "@spillway/base/assert";
 import { SpillwayError } from "@spillway/base/errors";
+import { limiter } from "../limiter.ts";
 import type { ManifestContext } from "../manifest.ts";
 import type { DataFile, ManifestFile, Schema, Snapshot, TableMetadata } from "../model.ts";
 import { partitionTypesOf, specById } from "../partition.ts";
@@ -269,21 +270,4 @@ function fieldsOf(expr: BoundExpr) {
 function floatFields(expr: BoundExpr): Set<number> {
   const floats = [...fieldsOf(expr)].filter(([, type]) => type.kind === "float" || type.kind === "double");
   return new Set(floats.map(([fieldId]) => fieldId));
-}
-
-/** Runs at most `parallel` pieces of work at once. */
-function limiter(parallel: number): <T>(work: () => Promise<T>) => Promise<T> {
-  let running = 0;
-  const waiting: (() => void)[] = [];
-  return async (work) => {
-    if (running >= parallel) await new Promise<void>((resolve) => waiting.push(resolve));
-    else running++;
-    try {
-      return await work();
-    } finally {
-      const next = waiting.shift();
-      if (next) next();
-      else running--;
-    }
-  };
 }
