@@ -11,6 +11,8 @@ import { SpillwayError } from "@spillway/base/errors";
 import { parseLsn, type Lsn } from "@spillway/base/lsn";
 import { giveToPostgres, scratchDir } from "@spillway/testkit/host";
 import { startPostgres, type PgInstance } from "@spillway/testkit/postgres";
+import { startProxy } from "@spillway/testkit/proxy";
+import { startStandby } from "@spillway/testkit/standby";
 import { sleep, waitFor } from "@spillway/testkit/wait";
 import { copyOut } from "../copy/copy-out.ts";
 import { planColumn } from "../columns/plan.ts";
@@ -214,6 +216,36 @@ describe.each([15, 18] as const)("replication sessions of Postgres %i", (major) 
     expect(await codeOf(work)).toBe("deadline_exceeded");
     await blocker.end();
     await waitFor("the slot to go", async () => (await readSlot(sql, "waits")) === null);
+  });
+
+  test("a server that falls silent is given up, also while status is still being sent", async () => {
+    const proxy = await startProxy({ host: server.host, port: server.port });
+    const url = server.url("life").replace(`:${server.port}/`, `:${proxy.port}/`);
+    const connection = await connectRaw(url, { replication: "database", settings: { wal_sender_timeout: 60_000 } });
+    const options = { slot: "s", startLsn: 0n, publications: ["p"], statusIntervalMs: 100, silenceTimeoutMs: 800 };
+    const changes = await ReplicationStream.start(connection, options, nothing);
+    // Asked for signs of life, a healthy server gives them.
+    await sleep(1500);
+    expect(connection.isOpen).toBe(true);
+    await proxy.setMode("blackhole");
+    const start = performance.now();
+    expect(await codeOf(changes.ended)).toBe("pg_connection_lost");
+    expect(performance.now() - start).toBeLessThan(2500);
+    await proxy.close();
+  });
+
+  test("after a promotion the timeline's history says where it left the old one", async () => {
+    const standby = await startStandby(server);
+    await standby.withClient("postgres", (c) => c.query("SELECT pg_promote()"));
+    const connection = await connectRaw(standby.url("life"), { replication: "database" });
+    const system = await identifySystem(connection);
+    expect(system.timeline).toBe(2);
+    const [left, ...more] = await timelineHistory(connection, 2);
+    expect(more).toEqual([]);
+    expect(left?.timeline).toBe(1);
+    expect(left?.switchedAt).toBeLessThanOrEqual(system.walPosition);
+    await connection.close();
+    await standby.destroy();
   });
 
   test("an idle holder is evicted at once", async () => {

@@ -107,7 +107,10 @@ export class ReplicationStream implements Operation {
     return this.#bytes;
   }
 
-  /** Tells the server, at once and from now on, that everything up to `lsn` is safe. Never goes back. */
+  /**
+   * Tells the server, at once and from now on, that everything up to `lsn` is safe. Never goes back. An orderly
+   * shutdown of the server waits until all that it has sent was confirmed: keepalives have to be confirmed too.
+   */
   confirm(lsn: Lsn): void {
     if (lsn <= this.#confirmed) return;
     this.#confirmed = lsn;
