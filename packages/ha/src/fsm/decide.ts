@@ -11,13 +11,13 @@ import {
   nodeOf,
   primaryOf,
   type Draft,
-  type Failover,
   type Formation,
   type HaEvent,
   type Limits,
   type Observations,
 } from "./model.ts";
 import { couldProveData } from "./proof.ts";
+import { forget, newFailover } from "./rows.ts";
 import { isWritable, needsLease } from "./states.ts";
 import { steerPrimary, steerStandbys } from "./steer.ts";
 
@@ -86,36 +86,6 @@ function removeDropped(d: Draft): void {
     if (wrote && node.stoppedAt !== null) failover.targetLsn ??= node.stoppedAt.lsn;
     forget(d, node.nodeId);
   }
-}
-
-/** Takes the row out, whatever it was. The caller knows that the node is out, or says so. */
-export function forget(d: Draft, nodeId: number): void {
-  const { f } = d;
-  f.nodes = f.nodes.filter((n) => n.nodeId !== nodeId);
-  if (f.failover?.oldPrimary === nodeId) f.failover.oldPrimary = 0;
-  if (f.failover?.from === nodeId) f.failover.from = 0;
-  const quorumStandbys = f.nodes.filter((n) => n.replicationQuorum && n.nodeId !== f.reign?.nodeId).length;
-  f.settings.numberSync = Math.max(0, Math.min(f.settings.numberSync, quorumStandbys - 1));
-  if (f.nodes.length > 0) return;
-  f.reign = null;
-  f.failover = null;
-  f.systemIdentifier = null;
-  f.ssn = { k: 0, members: [] };
-}
-
-export function newFailover(kind: Failover["kind"], reason: string, from: number): Failover {
-  return {
-    kind,
-    reason,
-    from,
-    oldPrimary: from,
-    wanted: null,
-    candidate: null,
-    source: null,
-    targetLsn: null,
-    allowDataLoss: false,
-    primaryIsDown: false,
-  };
 }
 
 /** Starts one when the primary is gone, and a standby is there that could provably take over. */

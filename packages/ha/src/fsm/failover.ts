@@ -13,6 +13,7 @@ import { isConfirmedOut, isFresh, isOnTimeline, isSilent, isStable, lsnOf, seenO
 import { nodeOf, type Draft, type Failover, type NodeRow } from "./model.ts";
 import { couldProveData, isSoleHolder, proveData, wasAsync, whyNotOut } from "./proof.ts";
 import { openingSsn } from "./steer.ts";
+import { forget } from "./rows.ts";
 import { needsLease } from "./states.ts";
 
 export function advanceFailover(d: Draft): void {
@@ -220,4 +221,5 @@ function finish(d: Draft, failover: Failover, node: NodeRow): void {
     if (other.goal === "prepare_maintenance") setGoal(d, other, "maintenance", `${node.name} is the primary now`);
   }
   d.f.failover = null;
+  if (failover.forget) forget(d, failover.from);
 }

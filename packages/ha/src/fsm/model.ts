@@ -93,6 +93,8 @@ export interface Failover {
   allowDataLoss: boolean;
   /** The operator vouches that the old primary is off. */
   primaryIsDown: boolean;
+  /** `drop --force`: the old primary's row goes without its word, once another one is open. */
+  forget: boolean;
 }
 
 export interface FormationSettings {

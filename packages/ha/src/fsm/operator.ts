@@ -5,11 +5,11 @@
 import { SpillwayError } from "@spillway/base/errors";
 import type { RegisterRequest } from "../protocol/messages.ts";
 import { setGoal } from "./assign.ts";
-import { forget, newFailover } from "./decide.ts";
 import { eligible, mayLead } from "./election.ts";
 import { isHealthy, isServing, isStable } from "./health.ts";
 import { ASYNC, primaryOf, type Draft, type Failover, type NodeRow } from "./model.ts";
 import { couldProveData } from "./proof.ts";
+import { forget, newFailover } from "./rows.ts";
 import { needsLease } from "./states.ts";
 
 export const MAX_NODES = 16;
@@ -212,8 +212,8 @@ export function dropNode(d: Draft, name: string, force: boolean): void {
     if (d.f.failover !== null) refuse(`a ${d.f.failover.kind} is in progress`);
     const failover = newFailover("drop", `The primary ${name} is dropped`, node.nodeId);
     const kind = "failover" as const;
-    checkCandidates(d, failover, node, { kind, node: null, allowDataLoss: false, primaryIsDown: force });
-    failover.primaryIsDown = force;
+    checkCandidates(d, failover, node, { kind, node: null, allowDataLoss: false, primaryIsDown: false });
+    failover.forget = force;
     d.f.failover = failover;
     return;
   }
