@@ -68,8 +68,12 @@ const COLUMNS = `
   select a.attnum, a.attname, a.atttypid::text, a.atttypmod, format_type(a.atttypid, a.atttypmod) as type_name,
     a.attnotnull, a.attgenerated, a.attidentity,
     coalesce(not l.collisdeterministic, false) as loose,
-    case when a.atthasmissing then (a.attmissingval::text::text[])[1] end as missing
+    -- A partitioned table keeps none itself; its default partition was there whenever a column was added.
+    case when a.atthasmissing then (a.attmissingval::text::text[])[1] else (
+      select (b.attmissingval::text::text[])[1] from pg_attribute b
+      where b.attrelid = p.partdefid and b.attname = a.attname and b.atthasmissing) end as missing
   from pg_attribute a left join pg_collation l on l.oid = a.attcollation
+  left join pg_partitioned_table p on p.partrelid = a.attrelid
   where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped order by a.attnum`;
 
 /** The columns of one table or partition. The connection must have the canonical text settings. */

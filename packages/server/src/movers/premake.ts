@@ -25,13 +25,15 @@ import { type TieredRelation } from "./tiered.ts";
 
 /** Landed keys that are looked at in one pass: the rest comes with the next one. */
 const LANDED_LIMIT = 1000;
+/** In one pass; each blocks writers behind it for a moment. */
+const LOCK_TRIES = 3;
 
 /** Makes what is missing; returns what was made. Throws `premake_failed`. */
 export async function premake(ctx: MoverContext, relation: TieredRelation): Promise<NewPartition[]> {
   const plan = await ctx.pool.withClient((c) => planFor(ctx, c, relation));
   for (const partition of plan) {
     if (ctx.signal?.aborted) break;
-    await withLockRetries(ctx, () => makePartition(ctx, relation, partition));
+    await withLockRetries(ctx, () => makePartition(ctx, relation, partition), LOCK_TRIES);
     ctx.log.info("premake.made", {
       table: displayName(relation),
       partition: partition.name,
@@ -52,7 +54,7 @@ async function planFor(ctx: MoverContext, db: Db, relation: TieredRelation): Pro
   const step = stepOf(relation.keyKind, told, known);
   const landed = landing ? await landedKeys(db, relation, landing) : [];
   if (step === null) {
-    if (landed.length === 0 && leaves.at(-1)?.unbounded === true) return [];
+    if (landed.length === 0 && (leaves.at(-1)?.unbounded === true || ctx.premake === 0)) return [];
     throw new SpillwayError("premake_failed", `${displayName(relation)}: its partitions have no common width`, {
       remedy: "Register it with --partition-width, or make its future partitions by hand.",
     });

@@ -205,13 +205,17 @@ async function createRelation(
 }
 
 /** Tries again while clients hold the table's locks, each time only for a moment. */
-export async function withLockRetries<T>(ctx: MoverContext, work: () => Promise<T>): Promise<T> {
+export async function withLockRetries<T>(
+  ctx: MoverContext,
+  work: () => Promise<T>,
+  attempts: number = LOCK_ATTEMPTS,
+): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await work();
     } catch (error) {
       const typed = isLockTimeout(error);
-      if (!typed || attempt >= LOCK_ATTEMPTS || ctx.signal?.aborted) throw error;
+      if (!typed || attempt >= attempts || ctx.signal?.aborted) throw error;
       await ctx.clock.sleep(50 + Math.random() * 150, ctx.signal);
     }
   }

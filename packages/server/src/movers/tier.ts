@@ -18,6 +18,7 @@ import {
   keyText,
   loadBands,
   loadLakeTable,
+  noteOp,
   openOp,
   type Partition,
   readPartitions,
@@ -51,6 +52,8 @@ export interface TierOptions {
 
 /** Copies of one leaf that are begun again because it was altered meanwhile. */
 const COPY_ATTEMPTS = 5;
+/** Tries, in one pass, to lock out the writers of a leaf for a moment. */
+const LOCK_TRIES = 10;
 
 /** Moves every partition that is due. Stops between two when the signal comes. Throws what stops the table. */
 export async function tier(
@@ -130,7 +133,7 @@ async function tierOnce(
   );
   faultPoint("tier.journaled");
   try {
-    const state = await withLockRetries(ctx, () => captureOn(ctx, relation, leaf));
+    const state = await withLockRetries(ctx, () => captureOn(ctx, relation, leaf), LOCK_TRIES);
     faultPoint("tier.capture_on");
     const { columns, copied } = await copy(ctx, relation, leaf, opId, state, options);
     faultPoint("tier.files_written");
@@ -234,9 +237,28 @@ async function copy(
       if (filenode !== String(state.filenode)) throw new LeafChanged("it was rewritten");
       if (signature !== relation.columnSignature) throw notFollowed(relation);
     },
-    ...(options.onProgress ? { onProgress: (rows) => options.onProgress?.({ leaf: leaf.name, rows }) } : {}),
+    onProgress: progressReporter(ctx, leaf, opId, options),
   });
   return { columns, copied };
+}
+
+const PROGRESS_MS = 1000;
+
+/** Tells the caller, and about once a second the journal, so that `status` shows how far a long copy is. */
+function progressReporter(
+  ctx: MoverContext,
+  leaf: Partition,
+  opId: bigint,
+  options: TierOptions,
+): (rows: bigint) => void {
+  let saidMs = ctx.clock.monotonicMs();
+  return (rows) => {
+    options.onProgress?.({ leaf: leaf.name, rows });
+    const nowMs = ctx.clock.monotonicMs();
+    if (nowMs - saidMs < PROGRESS_MS) return;
+    saidMs = nowMs;
+    void ctx.pool.withClient((c) => noteOp(c, opId, { rows: Number(rows) })).catch(() => {});
+  };
 }
 
 function requireFollowed(relation: TieredRelation, now: readonly TableColumn[]): void {

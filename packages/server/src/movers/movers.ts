@@ -1,0 +1,13 @@
+/** The front door of the movers: everything that moves rows between the tiers; see docs/internals/seam.md. */
+export { type MoverContext } from "./context.ts";
+export { register, type RegisterResult } from "./register.ts";
+export { type LakePartition, type RegisterOptions } from "./register-checks.ts";
+export { findTable } from "./table-facts.ts";
+export { asTiered, type TieredRelation } from "./tiered.ts";
+export { tier, type TierOptions, type TierResult } from "./tier.ts";
+export { premake } from "./premake.ts";
+export { follow } from "./follow.ts";
+export { dropLeaves, type DropResult } from "./drop-leaves.ts";
+export { recover, type Recovered, removeAbandonedFiles } from "./recover.ts";
+export { Passes, type PassOptions, type PassResult } from "./pass.ts";
+export { TABLE_STEPS, type TableStep } from "./steps.ts";

@@ -1,0 +1,96 @@
+/**
+ * For tests: what a registered table is by the invariant of docs/internals/seam.md §1, put together in Postgres from its heap,
+ * its delta, and its lake files as DuckDB writes them out as CSV, and compared there with a plain copy of the table.
+ */
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { assert, must } from "@spillway/base/assert";
+import { readMetadata } from "@spillway/lake/metadata";
+import { planScan } from "@spillway/lake/scan/scan";
+import { localPathOf } from "@spillway/lake/store/store";
+import { quoteIdent as q } from "@spillway/pg/quote";
+import type pg from "pg";
+import { deltaColumn, deltaTable, keyExpression, loadLakeTable, loadRelationByName } from "../catalog/catalog.ts";
+import { duckIdent, duckList, duckLiteral } from "../engine/engine.ts";
+import type { MoverContext } from "./context.ts";
+
+/** Throws with the differing rows unless the table is what `<table>_model` is. Only for lakes without deletes. */
+export async function checkWhole(ctx: MoverContext, client: pg.Client, table: string): Promise<void> {
+  const relation = must(await loadRelationByName(client, "public", table), "relation");
+  const columns = relation.columns.filter((c) => !c.dropped);
+  await loadLake(ctx, client, table);
+  const key = keyExpression(
+    relation.keyKind ?? "int",
+    q(columns.find((c) => c.attnum === relation.keyAttnum)?.name ?? ""),
+  );
+  const t = `(select t from spillway.seam where relation_id = ${relation.relationId})`;
+  const delta = deltaTable(relation.relationId);
+  const nameOf = (attnum: number): string => q(columns.find((c) => c.attnum === attnum)?.name ?? "");
+  const on = relation.pkAttnums.map((n) => `l.${nameOf(n)}::text = d.${deltaColumn(n)}::text`).join(" and ");
+  const list = columns.map((c) => `${q(c.name)}::text`).join(", ");
+  const whole = `select ${list} from ${q(table)} where ${key} >= ${t}
+    union all select ${list} from ${q(`${table}_lake`)} l where not exists (select from ${delta} d where d.key < ${t} and ${on})
+    union all select ${columns.map((c) => `${deltaColumn(c.attnum)}::text`).join(", ")} from ${delta} where op = 'U' and key < ${t}`;
+  const model = `select ${list} from ${q(`${table}_model`)}`;
+  const { rows } = await client.query(
+    `select 'missing' as fault, x::text as row from ((${model}) except all (${whole})) x
+     union all select 'too many', x::text from ((${whole}) except all (${model})) x limit 20`,
+  );
+  assert(rows.length === 0, () => `the table is not what its model is: ${JSON.stringify(rows, null, 1)}`);
+}
+
+/** The lake's rows into `<table>_lake`; returns how many. */
+export async function loadLake(ctx: MoverContext, client: pg.Client, table: string): Promise<number> {
+  const relation = must(await loadRelationByName(client, "public", table), "relation");
+  const lake = must(await loadLakeTable(client, relation.lakeId ?? 0n), "lake table");
+  const metadata = await readMetadata(ctx.store, lake.metadataLocation);
+  await client.query(
+    `drop table if exists ${q(`${table}_lake`)}; create table ${q(`${table}_lake`)} (like ${q(table)})`,
+  );
+  if (metadata.currentSnapshotId === undefined) return 0;
+  const plan = await planScan({ store: ctx.store, metadata });
+  assert(
+    plan.tasks.every((task) => task.deletes.length === 0),
+    "this check knows no deletes",
+  );
+  if (plan.tasks.length === 0) return 0;
+  const columns = relation.columns.filter((c) => !c.dropped);
+  const fields = metadata.schemas.find((s) => s.schemaId === metadata.currentSchemaId)?.fields ?? [];
+  const byId = new Map(fields.map((f) => [f.id, f]));
+  const types = await duckTypes(
+    ctx,
+    plan.tasks.map((t) => localPathOf(t.dataFile.path) ?? ""),
+  );
+  const schema = columns.map((c) => {
+    const missing = c.initialDefault === null ? "NULL" : duckLiteral(c.initialDefault);
+    const type = types.get(c.fieldId) ?? "VARCHAR";
+    return `${c.fieldId}: {name: ${duckLiteral(must(byId.get(c.fieldId), "field").name)}, type: ${duckLiteral(type)}, default_value: ${missing}}`;
+  });
+  const dir = mkdtempSync(join(tmpdir(), "spillway-test-"));
+  chmodSync(dir, 0o777);
+  const csv = join(dir, "lake.csv");
+  await ctx.engine.use((s) =>
+    s.run(
+      `COPY (SELECT ${columns.map((c) => duckIdent(c.name)).join(", ")} FROM read_parquet(
+         ${duckList(plan.tasks.map((t) => localPathOf(t.dataFile.path) ?? ""))}, schema = MAP {${schema.join(", ")}}))
+       TO ${duckLiteral(csv)} (FORMAT csv, HEADER false, NULLSTR '\\N', FORCE_QUOTE *)`.replace(", FORCE_QUOTE *", ""),
+    ),
+  );
+  chmodSync(csv, 0o644);
+  const names = columns.map((c) => q(c.name)).join(", ");
+  const { rowCount } = await client.query(
+    `copy ${q(`${table}_lake`)} (${names}) from '${csv}' (format csv, null '\\N')`,
+  );
+  rmSync(dir, { recursive: true });
+  return rowCount ?? 0;
+}
+
+async function duckTypes(ctx: MoverContext, paths: readonly string[]): Promise<Map<number, string>> {
+  const rows = await ctx.engine.use((s) =>
+    s.rows(`SELECT DISTINCT p.field_id, c.column_type FROM parquet_schema(${duckList(paths)}) p
+      JOIN (SELECT * FROM (DESCRIBE SELECT * FROM read_parquet(${duckList(paths)}, union_by_name = true))) c ON c.column_name = p.name
+      WHERE p.field_id IS NOT NULL`),
+  );
+  return new Map(rows.map((r) => [Number(r[0]), String(r[1])]));
+}

@@ -1,0 +1,115 @@
+/** What every process that works on a source opens: pool, store, cache, engine. Closed in the opposite order. */
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Clock } from "@spillway/base/clock";
+import type { Logger } from "@spillway/base/log";
+import { LocalCache } from "@spillway/lake/store/cache";
+import { claimCacheDir } from "@spillway/lake/store/cache-dir";
+import { FileStore } from "@spillway/lake/store/file";
+import { S3Store } from "@spillway/lake/store/s3";
+import { normalizeLocation, type ObjectStore } from "@spillway/lake/store/store";
+import { type Conninfo, parseConninfo, withConninfo } from "@spillway/pg/conninfo";
+import { Pool } from "@spillway/pg/pool";
+import { Engine } from "../engine/engine.ts";
+import type { MoverContext } from "../movers/movers.ts";
+
+/** Settings by their meaning; the command line resolves them. */
+export interface RuntimeOptions {
+  readonly databaseUrl: string;
+  readonly warehouse: string;
+  readonly s3Endpoint: string | null;
+  readonly s3Region: string;
+  readonly s3PathStyle: boolean;
+  readonly cacheDir: string | null;
+  readonly cacheBytes: number;
+  readonly connectTimeoutMs: number;
+  readonly engineMemoryBytes: number;
+  readonly lockTimeoutMs: number;
+  readonly premake: number;
+  readonly applicationName: string;
+  readonly poolSize?: number;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+export interface Runtime {
+  readonly conninfo: Conninfo;
+  readonly pool: Pool;
+  readonly store: ObjectStore;
+  /** Canonical. */
+  readonly warehouse: string;
+  readonly cache: LocalCache;
+  readonly engine: Engine;
+  /** For a movement; null epoch: a command that is no leader. */
+  mover(epoch: bigint | null, signal?: AbortSignal): MoverContext;
+  close(): Promise<void>;
+}
+
+export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
+  const { clock, log } = options;
+  const warehouse = normalizeLocation(options.warehouse);
+  // Movements write: whatever the string is otherwise good for, they look for the primary.
+  const given = parseConninfo(options.databaseUrl);
+  const conninfo =
+    given.targetSessionAttrs === "any" ? withConninfo(given, { targetSessionAttrs: "read-write" }) : given;
+  const store = openStore(options, warehouse);
+  const base = options.cacheDir ?? join(tmpdir(), "spillway-cache");
+  const claimed = claimCacheDir(base, process.pid);
+  const cache = new LocalCache({ store, dir: claimed.dir, maxBytes: options.cacheBytes, clock });
+  const engine = await Engine.open({
+    memoryBytes: options.engineMemoryBytes,
+    threads: Math.min(4, availableParallelism()),
+    tempDirectory: claimed.dir,
+  });
+  const pool = new Pool({
+    conninfo,
+    size: options.poolSize ?? 6,
+    connect: { applicationName: options.applicationName, connectTimeoutMs: options.connectTimeoutMs },
+    clock,
+    log,
+  });
+  return {
+    conninfo,
+    pool,
+    store,
+    warehouse,
+    cache,
+    engine,
+    mover: (epoch, signal) => ({
+      pool,
+      conninfo,
+      applicationName: options.applicationName,
+      store,
+      cache,
+      warehouse,
+      engine,
+      stageDir: join(claimed.dir, "stage"),
+      clock,
+      log,
+      epoch,
+      lockTimeoutMs: options.lockTimeoutMs,
+      premake: options.premake,
+      ...(signal ? { signal } : {}),
+    }),
+    close: async () => {
+      await pool.end();
+      engine.close();
+      claimed.release();
+    },
+  };
+}
+
+export function openStore(
+  options: Pick<RuntimeOptions, "s3Endpoint" | "s3Region" | "s3PathStyle" | "clock">,
+  warehouse: string,
+): ObjectStore {
+  if (warehouse.startsWith("file:")) return new FileStore({ root: warehouse });
+  return new S3Store({
+    root: warehouse,
+    endpoint: options.s3Endpoint,
+    region: options.s3Region,
+    pathStyle: options.s3PathStyle,
+    clock: options.clock,
+    random: Math.random,
+  });
+}
