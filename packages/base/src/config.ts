@@ -22,6 +22,8 @@ export interface Setting<T = unknown> {
   readonly min?: number;
   readonly max?: number;
   readonly secret?: boolean;
+  /** No flag: what is on a command line is seen by everybody on the machine. */
+  readonly noFlag?: boolean;
   /** Only to carry T. */
   readonly _type?: T;
 }
@@ -52,7 +54,7 @@ export function envName(setting: Setting): string {
 export function resolveSetting<T>(setting: Setting<T>, sources: ConfigSources): Resolved {
   const env = envName(setting);
   const candidates: [Origin, string, unknown][] = [
-    ["flag", `--${setting.name}`, sources.flags[setting.name]],
+    ["flag", `--${setting.name}`, setting.noFlag ? undefined : sources.flags[setting.name]],
     ["environment", env, sources.env[env] === "" ? undefined : sources.env[env]],
     ["file", `${sources.filePath ?? "spillway.yaml"}: ${setting.name}`, sources.file?.[setting.name]],
   ];

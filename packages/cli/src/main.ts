@@ -46,7 +46,7 @@ function prepare(command: Command): void {
   }
 }
 
-const GLOBAL_FLAGS: readonly Setting[] = Object.values(SETTINGS);
+const GLOBAL_FLAGS: readonly Setting[] = Object.values(SETTINGS as Record<string, Setting>).filter((s) => !s.noFlag);
 
 /** A setting as a flag; only the most used ones are listed by --help. */
 export function toOption(setting: Setting): Option {

@@ -8,3 +8,4 @@ export {
   type RestCatalog,
 } from "./rest-catalog/rest-catalog.ts";
 export type { RestRequest, RestResponse } from "./rest-catalog/http.ts";
+export { createCatalogSource, type CatalogSourceOptions } from "./rest-catalog/source.ts";
