@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
@@ -39,4 +39,20 @@ test("a staged file becomes an object of either store, once", async () => {
   }
   s3.close();
   await server.stop();
+});
+
+const shm = "/dev/shm";
+const apart = existsSync(shm) && statSync(shm).dev !== statSync(tmpdir()).dev;
+
+test.runIf(apart)("a file staged on another file system is copied", async () => {
+  const store = new FileStore({ root: join(base, "apart") });
+  const staged = join(mkdtempSync(join(shm, "spillway-open-")), "staged");
+  for (const options of [{}, { ifNoneMatch: true }]) {
+    writeFileSync(staged, "rows");
+    const path = `${store.root}/t/${Object.keys(options).length}`;
+    expect(await putFile(store, staged, path, options)).toEqual({ size: 4 });
+    expect(existsSync(staged)).toBe(false);
+    expect((await store.get(path)).length).toBe(4);
+  }
+  rmSync(join(staged, ".."), { recursive: true });
 });

@@ -86,6 +86,8 @@ export class S3Store implements ObjectStore {
       parallelParts: 4,
       ...options,
     };
+    // The client's advice about Node versions is no message for the users of a command line.
+    process.env["AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED"] ??= "true";
     this.#client = new S3Client({
       region: options.region,
       forcePathStyle: options.pathStyle ?? false,
