@@ -1,6 +1,6 @@
 /** Takes a keeper's report into what the monitor knows. Pure but for the draft that it is given. */
 import type { NodeReport } from "../protocol/messages.ts";
-import { isAttached, isStable } from "./health.ts";
+import { hasCeased, isAttached, isStable } from "./health.ts";
 import { primaryOf, type Draft, type NodeRow, type Reign } from "./model.ts";
 import { isStopped, isWritable } from "./states.ts";
 
@@ -11,9 +11,9 @@ const OLD_BOOTS = 8;
 export function absorb(d: Draft, node: NodeRow, report: NodeReport): boolean {
   if (!isInOrder(d, node, report)) return false;
   d.obs.seen.set(node.nodeId, { report, atMs: d.nowMs });
-  d.obs.promisedUntilMs.set(node.nodeId, d.nowMs + report.promise.remainingMs);
   if (!report.pg.isRunning) d.obs.pgDownAtMs.set(node.nodeId, d.nowMs);
   noteState(d, node, report);
+  notePromise(d, node, report.promise.remainingMs);
   notePosition(node, report);
   for (const slot of report.slots.lost) note(d, node, `logical slot ${slot} is lost: its consumer must copy anew`);
   if (d.f.reign?.nodeId === node.nodeId) noteReign(d, d.f.reign, report);
@@ -56,6 +56,14 @@ function noteState(d: Draft, node: NodeRow, report: NodeReport): void {
 function selfReason(node: NodeRow, report: NodeReport): string {
   const fenced = report.reportedState === "demote_timeout" && isWritable(node.goal);
   return fenced ? "It lost its lease and stopped itself" : `On its way to ${node.goal}`;
+}
+
+/** Once a node has ceased to promise, what it said first about its last promise stays true. */
+function notePromise(d: Draft, node: NodeRow, remainingMs: number): void {
+  const ceased = hasCeased(node);
+  const before = d.obs.promisedUntil.get(node.nodeId);
+  if (ceased && before?.last === true && remainingMs === 0) return;
+  d.obs.promisedUntil.set(node.nodeId, { ms: d.nowMs + remainingMs, last: ceased });
 }
 
 /** Frozen and stopped positions are facts that outlive the node. */

@@ -2,7 +2,7 @@
 import { parseLsn, type Lsn } from "@spillway/base/lsn";
 import type { Draft, NodeRow, Seen } from "./model.ts";
 import { primaryOf } from "./model.ts";
-import { isWritable, needsLease } from "./states.ts";
+import { isPromising, isWritable, needsLease } from "./states.ts";
 
 export function seenOf(d: Draft, node: NodeRow): Seen | null {
   return d.obs.seen.get(node.nodeId) ?? null;
@@ -38,6 +38,11 @@ export function isStable(node: NodeRow): boolean {
 /** The node accepted its present goal (perhaps without having arrived). */
 export function hasSeenGoal(node: NodeRow): boolean {
   return node.reported.seenVersion >= node.goalVersion;
+}
+
+/** It accepted a goal under which it promises nothing any more. */
+export function hasCeased(node: NodeRow): boolean {
+  return !isPromising(node.goal) && hasSeenGoal(node);
 }
 
 /** It was told a goal that needs no lease, and arrived: it will not write again unless told to. */

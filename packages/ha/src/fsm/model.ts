@@ -138,8 +138,8 @@ export interface Observations {
   readonly oldBoots: Map<number, string[]>;
   /** Last lease grant per node. */
   readonly grantedAtMs: Map<number, number>;
-  /** Until when a node's last promise binds. */
-  readonly promisedUntilMs: Map<number, number>;
+  /** Until when a node's last promise binds; `last`: it had ceased to promise when it said so. */
+  readonly promisedUntil: Map<number, { readonly ms: number; readonly last: boolean }>;
   /** When the primary last reported this standby as attached. */
   readonly attachedAtMs: Map<number, number>;
   /** When a node's Postgres was last reported as not running. */
@@ -154,7 +154,7 @@ export function newObservations(startedAtMs: number): Observations {
     seen: new Map(),
     oldBoots: new Map(),
     grantedAtMs: new Map(),
-    promisedUntilMs: new Map(),
+    promisedUntil: new Map(),
     attachedAtMs: new Map(),
     pgDownAtMs: new Map(),
     goalSinceMs: new Map(),

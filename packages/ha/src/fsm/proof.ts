@@ -11,10 +11,9 @@
  *    everything (k = N) and the candidate is a member.
  */
 import { formatLsn, maxLsn } from "@spillway/base/lsn";
-import { hasSeenGoal, isConfirmedOut, isHealthy, lsnOf, seenOf } from "./health.ts";
+import { hasCeased, isConfirmedOut, isHealthy, lsnOf } from "./health.ts";
 import { nodeOf, type Draft, type Failover, type NodeRow, type RecordedSsn } from "./model.ts";
 import { neededFrozen } from "./quorum.ts";
-import { isPromising } from "./states.ts";
 
 /** null when the old primary is provably out, else what is missing, in words. */
 export function whyNotOut(d: Draft, failover: Failover): string | null {
@@ -34,20 +33,17 @@ export function whyNotOut(d: Draft, failover: Failover): string | null {
     }
     const ceased = terms.voters.some((id) => {
       const voter = nodeOf(d.f, id);
-      return voter !== null && ceasedFor(d, voter) && promiseEndMs(d, voter) + graceMs <= d.nowMs;
+      return voter !== null && promiseEndMs(d, voter) + graceMs <= d.nowMs;
     });
     if (terms.voters.length > 0 && !ceased) return "no standby has let its promise to the old primary run out yet";
   }
   return null;
 }
 
-/** It accepted a goal under which it promises nothing, and said so to this monitor. */
-function ceasedFor(d: Draft, voter: NodeRow): boolean {
-  return !isPromising(voter.goal) && hasSeenGoal(voter) && seenOf(d, voter) !== null;
-}
-
+/** The end of its last promise, once it has ceased and said so to this monitor; else never. */
 function promiseEndMs(d: Draft, voter: NodeRow): number {
-  return d.obs.promisedUntilMs.get(voter.nodeId) ?? d.obs.startedAtMs + d.f.timings.leaseTtlMs;
+  const until = d.obs.promisedUntil.get(voter.nodeId);
+  return hasCeased(voter) && until?.last === true ? until.ms : Number.POSITIVE_INFINITY;
 }
 
 export interface DataProof {
