@@ -16,11 +16,6 @@ export const SEAM_CODES = {
     cause: "a statement of a kind that is not run over both tiers",
     remedy: "Give one SELECT, INSERT, UPDATE or DELETE; everything else is for psql.",
   },
-  table_unknown: {
-    kind: "usage",
-    cause: "a table that the source does not have, or that this role cannot see",
-    remedy: "Check the name, its schema and the search path.",
-  },
   table_ambiguous: {
     kind: "usage",
     cause: "a name that fits several tables which differ only in upper and lower case",

@@ -45,18 +45,14 @@ const ORDERABLE = new Set<ColumnKind>([
 /** Types whose values Postgres groups exactly as DuckDB does, by base oid. */
 const GROUPABLE = new Set([16, 20, 21, 23, 25, 26, 1043, 1082, 1083, 1114, 1184, 1700, 2950]);
 
-const ALLOWED_KEYS = new Set([
-  "type", "select_list", "from_table", "where_clause", "group_expressions", "group_sets", "aggregate_handling", "having", "modifiers", "cte_map",
-]); // prettier-ignore
-
 /** Null when the statement is not of that shape. */
 export function planAggregate(node: AstNode, ref: TableRef, request: TableRequest): AggregatePlan | null {
   const from = node["from_table"];
   if (node["type"] !== "SELECT_NODE" || from !== ref.node || !request.relation.lake) return null;
-  if (!Object.keys(node).every((key) => ALLOWED_KEYS.has(key)) || node["cte_map"] !== undefined) return null;
-  if (node["aggregate_handling"] !== "STANDARD_HANDLING" || nodesOf(node["group_sets"]).length > 0) return null;
+  const ctes = isNode(node["cte_map"]) ? nodesOf(node["cte_map"]["map"]) : [];
+  if (ctes.length > 0 || isNode(node["sample"]) || isNode(node["qualify"]) || isNode(ref.node["sample"])) return null;
   const sets = node["group_sets"];
-  if (Array.isArray(sets) && sets.length > 1) return null;
+  if (node["aggregate_handling"] !== "STANDARD_HANDLING" || (Array.isArray(sets) && sets.length > 1)) return null;
   if (request.predicates.some((p) => toPgCondition(p) === null)) return null;
   const lookup = lookupOf(ref, request);
   const groups = groupsOf(node, lookup);
@@ -93,7 +89,7 @@ export function planAggregate(node: AstNode, ref: TableRef, request: TableReques
         if (place.at !== null && Array.isArray(target)) target[place.at] = place.node;
         else place.parent[place.key] = place.node;
       }
-      delete node["where_clause"];
+      node["where_clause"] = null;
     },
   };
 }
@@ -139,7 +135,7 @@ function aggregateOf(node: AstNode, lookup: Lookup): Aggregate | "none" | "no" {
   if (!["count_star", "count", "sum", "min", "max", "avg", "mean"].includes(name))
     return KNOWN_SCALAR.has(name) ? "none" : "no";
   const orders = isNode(node["order_bys"]) ? nodesOf(node["order_bys"]["orders"]) : [];
-  if (node["distinct"] === true || node["filter"] !== undefined || orders.length > 0 || node["schema"] !== undefined)
+  if (node["distinct"] === true || isNode(node["filter"]) || orders.length > 0 || textOf(node["schema"]) !== "")
     return "no";
   const args = nodesOf(node["children"]);
   if (name === "count_star" || (name === "count" && args.length === 0)) return counting("count(*)", "n");
@@ -243,37 +239,47 @@ function partialView(shape: Shape, table: OpenTable, predicates: readonly Predic
 }
 
 function withAlias(original: AstNode, node: AstNode): AstNode {
-  return original["alias"] === undefined ? node : { ...node, alias: original["alias"] };
+  return { ...node, alias: textOf(original["alias"]) };
 }
 
+const PLACE = { alias: "", query_location: 0 };
+
 function columnRef(name: string): AstNode {
-  return { class: "COLUMN_REF", type: "COLUMN_REF", column_names: [name] };
+  return { class: "COLUMN_REF", type: "COLUMN_REF", ...PLACE, column_names: [name] };
 }
 
 function call(name: string, column: string): AstNode {
-  return {
-    class: "FUNCTION",
-    type: "FUNCTION",
-    function_name: name,
-    children: [columnRef(column)],
-    order_bys: { type: "ORDER_MODIFIER" },
-  };
+  return functionNode(name, [columnRef(column)], false);
 }
 
 function operator(name: string, left: AstNode, right: AstNode): AstNode {
-  const node = { class: "FUNCTION", type: "FUNCTION", function_name: name, children: [left, right], is_operator: true };
-  return { ...node, order_bys: { type: "ORDER_MODIFIER" } };
+  return functionNode(name, [left, right], true);
+}
+
+function functionNode(name: string, children: AstNode[], isOperator: boolean): AstNode {
+  return {
+    class: "FUNCTION",
+    type: "FUNCTION",
+    ...PLACE,
+    function_name: name,
+    schema: "",
+    children,
+    filter: null,
+    order_bys: { type: "ORDER_MODIFIER", orders: [] },
+    distinct: false,
+    is_operator: isOperator,
+    export_state: false,
+    catalog: "",
+  };
 }
 
 function coalesceZero(node: AstNode): AstNode {
-  const zero = {
-    class: "CONSTANT",
-    type: "VALUE_CONSTANT",
-    value: { type: { id: "INTEGER" }, is_null: false, value: 0 },
-  };
-  return { class: "OPERATOR", type: "OPERATOR_COALESCE", children: [node, zero] };
+  const value = { type: { id: "INTEGER", type_info: null }, is_null: false, value: 0 };
+  const zero = { class: "CONSTANT", type: "VALUE_CONSTANT", ...PLACE, value };
+  return { class: "OPERATOR", type: "OPERATOR_COALESCE", ...PLACE, children: [node, zero] };
 }
 
 function cast(node: AstNode, type: string): AstNode {
-  return { class: "CAST", type: "OPERATOR_CAST", child: node, cast_type: { id: type } };
+  const castType = { id: type, type_info: null };
+  return { class: "CAST", type: "OPERATOR_CAST", ...PLACE, child: node, cast_type: castType, try_cast: false };
 }

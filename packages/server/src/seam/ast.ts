@@ -17,10 +17,7 @@ export interface ParsedSelect {
 
 /** Throws `sql_syntax`, or `sql_unsupported` for anything but one SELECT. */
 export async function parseSelect(session: EngineSession, sql: string): Promise<ParsedSelect> {
-  const [row] = await session.rows(
-    "SELECT json_serialize_sql($1::VARCHAR, skip_null := true, skip_empty := true, skip_default := true)",
-    { params: [sql] },
-  );
+  const [row] = await session.rows("SELECT json_serialize_sql($1::VARCHAR)", { params: [sql] });
   const tree = parseJson(String(row?.[0])) as AstNode;
   if (tree["error"] === true) throw parseError(String(tree["error_message"] ?? ""), String(tree["error_type"] ?? ""));
   const statements = tree["statements"];

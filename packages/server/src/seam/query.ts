@@ -8,6 +8,7 @@ import type { ColumnBatch, ColumnSpec } from "@spillway/base/columns";
 import { SpillwayError } from "@spillway/base/errors";
 import {
   duckIdent,
+  duckType,
   emptySql,
   type Engine,
   type EngineParam,
@@ -330,9 +331,9 @@ function nameOf(ref: TableRef): { schema: string; name: string } {
 function redirect(ref: TableRef, view: string): void {
   ref.node["alias"] = ref.alias;
   ref.node["table_name"] = view;
-  delete ref.node["schema_name"];
-  delete ref.node["catalog_name"];
-  delete ref.node["at_clause"];
+  ref.node["schema_name"] = "";
+  ref.node["catalog_name"] = "";
+  ref.node["at_clause"] = null;
 }
 
 function findColumn(relation: ResolvedRelation, name: string): SeamColumn | null {
@@ -354,12 +355,11 @@ const EARLY_REFS = new Set(["REGULAR", "CROSS"]);
 
 /** Whether a row that the WHERE refuses can be left out before the joins. */
 function canFilterEarly(ref: TableRef, select: AstNode): boolean {
-  if (ref.node["sample"] !== undefined || textsOf(ref.node["column_name_alias"]).length > 0) return false;
+  if (isNode(ref.node["sample"]) || textsOf(ref.node["column_name_alias"]).length > 0) return false;
   const from = select["from_table"] as AstNode;
-  if (from["sample"] !== undefined) return false;
+  if (isNode(from["sample"])) return false;
   return joinsOf(from).every(
-    (j) =>
-      EARLY_JOINS.has(textOf(j["join_type"])) && EARLY_REFS.has(textOf(j["ref_type"])) && j["sample"] === undefined,
+    (j) => EARLY_JOINS.has(textOf(j["join_type"])) && EARLY_REFS.has(textOf(j["ref_type"])) && !isNode(j["sample"]),
   );
 }
 
