@@ -13,6 +13,7 @@ import type { PgNode } from "./node.ts";
 const WAITING_RETRY_MS = 150;
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 5_000;
+const RESTART = "restart";
 
 interface Running {
   readonly name: string;
@@ -50,6 +51,11 @@ export class Executor {
   /** The running action may make, or keep, Postgres writable. */
   get leased(): boolean {
     return this.#running?.leased ?? false;
+  }
+
+  /** A restart on the spot is under way: the last one of the budget counts until it has failed. */
+  get restarting(): boolean {
+    return this.#running?.name === RESTART;
   }
 
   get assignment(): Assignment | null {
@@ -97,7 +103,7 @@ export class Executor {
 
   /** Starts the server again as it was. */
   restart(leased: boolean, done: (outcome: Outcome) => void): void {
-    this.#start("restart", null, leased, done, () => this.#node.restart());
+    this.#start(RESTART, null, leased, done, () => this.#node.restart());
   }
 
   #start(

@@ -65,7 +65,6 @@ export class HttpClient {
       request.on("close", () => {
         clearTimeout(timer);
         options.signal?.removeEventListener("abort", abort);
-        fail(new Error("the connection was closed"));
       });
       const send = (): void => void request.end(payload ?? undefined);
       if (secure && options.fingerprint !== null) pinCertificate(request, options.fingerprint, send);

@@ -205,7 +205,7 @@ export class Keeper {
       // A server that died since the last look must not be reported as running.
       isRunning: seen.isRunning && this.#node.postmaster.pid() !== null,
       restartsLeft: left,
-      mayRestart: left > 0 && this.#shouldRun(),
+      mayRestart: (left > 0 || this.#executor.restarting) && this.#shouldRun(),
       diverged: this.#executor.diverged,
       slots: this.#slots.report(seen),
       promise: this.#lease.promiseReport(),

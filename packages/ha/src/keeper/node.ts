@@ -132,13 +132,11 @@ export class PgNode {
       this.files.writeConf(next);
       this.#conf = next;
     }
+    writePassfile(this.files.passfile, this.config.replicationUser, this.config.replicationPassword);
     if (!this.hasCluster()) return false;
-    const changed = [
-      writePassfile(this.files.passfile, this.config.replicationUser, this.config.replicationPassword),
-      writeConf(this.pgdata, this.#haConf()),
-      ensureInclude(this.pgdata),
-      this.writeAccess(),
-    ].some(Boolean);
+    const changed = [writeConf(this.pgdata, this.#haConf()), ensureInclude(this.pgdata), this.writeAccess()].some(
+      Boolean,
+    );
     const removed = cleanAutoConf(this.pgdata);
     if (removed.length > 0) this.log.warn("settings of ALTER SYSTEM that the keeper decides were removed", { removed });
     if (changed || removed.length > 0) this.postmaster.reload();

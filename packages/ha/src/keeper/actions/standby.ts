@@ -164,6 +164,7 @@ async function copyFrom(
   upstream: ReturnType<typeof PgNode.upstreamConf> | null,
 ): Promise<void> {
   const { node } = context;
+  node.configure({});
   const facts = await identify(node, from);
   if (node.hasCluster() && rebuildMarker(node.files.dir) === null) await checkSystem(node, facts);
   await node.stop("immediate");
