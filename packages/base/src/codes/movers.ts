@@ -51,6 +51,31 @@ export const MOVER_CODES = {
     cause: "lake files that do not read back as what was written",
     remedy: "Check the store and the machine's memory; nothing was committed, and the partition is untouched.",
   },
+  checksum_mismatch: {
+    kind: "operator",
+    cause: "a movement whose rows do not add up with the journaled checksum of their band",
+    remedy: "Run `spillway verify --table ...`, which names what differs; nothing was changed.",
+  },
+  compaction_superseded: {
+    kind: "conflict",
+    cause: "data files that another movement removed while they were rewritten",
+    remedy: "Nothing was changed; the next pass looks at the table anew.",
+  },
+  policy_invalid: {
+    kind: "usage",
+    cause: "a maintenance setting that does not exist, or a value that it cannot take",
+    remedy: "`spillway policy --table ...` lists every setting with its value.",
+  },
+  restore_incomplete: {
+    kind: "operator",
+    cause: "a restored catalog that names lake files which are gone from the store",
+    remedy: "Restore Postgres to a later point, or the files from the store's versions; the message names the tables.",
+  },
+  restore_not_needed: {
+    kind: "refused",
+    cause: "a restore decision for a lake that is this database's own already",
+    remedy: "Nothing is to be done; the worker may run.",
+  },
   premake_failed: {
     kind: "operator",
     cause: "a future partition that could not be made",
