@@ -1,7 +1,7 @@
 /** What foreign readers see of a table that changed: schemas, snapshots and refs, metrics, Puffin files. */
 import { describe, expect, test } from "vitest";
 import type { Reader } from "@spillway/testkit/interop/foreign";
-import { type CellValue, hexDouble, type LakeTable } from "@spillway/testkit/interop/lake-table";
+import { type CellValue, hexDouble, type LakeTable, type Row } from "@spillway/testkit/interop/lake-table";
 import { COMBINATIONS, field, interopBench, READERS, row, SAMPLES } from "@spillway/testkit/interop/bench";
 import type { PrimitiveValue } from "./model.ts";
 
@@ -147,6 +147,23 @@ describe.each(COMBINATIONS)("snapshots, branches and tags, v%i, %s", (formatVers
     if (reader === "duckdb") return;
     expect(lake.received(await bench.foreign.read(reader, metadata, { ref: "v1" }))).toEqual(first.rows);
     expect(lake.received(await bench.foreign.read(reader, metadata, { ref: "audit" }))).toEqual(second.rows);
+  });
+});
+
+describe.each(READERS)("a table upgraded from v2 to v3, %s", (reader) => {
+  test("position delete files stay in force until a vector takes them in", async () => {
+    const lake = bench.table({ formatVersion: 2, fields: [field(1, "id", { kind: "int" }, true)] });
+    const rows = (from: number): Row[] => Array.from({ length: 100 }, (_, i) => row(from + i));
+    await lake.append(rows(0));
+    await lake.append(rows(100));
+    await lake.delete((r) => (r.get(1) as number) % 10 === 0);
+    lake.apply({ action: "upgrade-format-version", formatVersion: 3 });
+    await bench.check(reader, lake);
+    await lake.delete((r) => (r.get(1) as number) < 20);
+    await bench.check(reader, lake);
+    await lake.append(rows(200));
+    await lake.delete((r) => (r.get(1) as number) % 7 === 0);
+    await bench.check(reader, lake);
   });
 });
 

@@ -89,6 +89,16 @@ describe("S3Store under faults", () => {
     hasty.close();
   });
 
+  test("an answer that stops in the middle costs one timeout, then is asked for again", async () => {
+    const hasty = storeOn(server, { requestTimeoutMs: 200 });
+    await store.put(key, new Uint8Array(500_000).fill(3));
+    server.inject({ kind: "stall", times: 1 });
+    const start = performance.now();
+    expect((await hasty.get(key)).length).toBe(500_000);
+    expect(performance.now() - start).toBeLessThan(3_000);
+    hasty.close();
+  });
+
   test("a conditional put whose answer was lost is known to be ours", async () => {
     server.inject({ kind: "lost", times: 1, when: (r) => r.operation === "PutObject" });
     await store.put(key, bytes("mine"), { ifNoneMatch: true });

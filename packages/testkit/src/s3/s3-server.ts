@@ -16,8 +16,17 @@ export interface StoredObject {
   readonly metadata: Readonly<Record<string, string>>;
 }
 
-/** What the matching requests suffer. `lost`: applied, then the connection is cut without an answer. */
-export type FaultKind = { status: number; code?: string } | "lost" | "cut" | "half-body" | { delayMs: number };
+/**
+ * What the matching requests suffer. `lost`: applied, then the connection is cut without an answer;
+ * `half-body`: cut in the middle of the answer; `stall`: silence there, the connection left open.
+ */
+export type FaultKind =
+  | { status: number; code?: string }
+  | "lost"
+  | "cut"
+  | "half-body"
+  | "stall"
+  | { delayMs: number };
 
 export interface Fault {
   readonly kind: FaultKind;
@@ -124,7 +133,7 @@ export class S3Server {
         ? errorAnswer(new S3Error(kind.status, kind.code ?? "InternalError", "injected"))
         : this.#answer(operation, call);
       if (kind === "lost") return void request.socket.destroy();
-      send(response, request, answer, kind === "half-body");
+      send(response, request, answer, kind === "half-body" || kind === "stall" ? kind : null);
     } catch {
       request.socket.destroy();
     }
@@ -300,7 +309,12 @@ function errorAnswer(error: S3Error): Answer {
   return { status: error.status, body: errorXml(error.code, error.message) };
 }
 
-function send(response: ServerResponse, request: IncomingMessage, answer: Answer, half: boolean): void {
+function send(
+  response: ServerResponse,
+  request: IncomingMessage,
+  answer: Answer,
+  broken: "half-body" | "stall" | null,
+): void {
   const body = Buffer.from(answer.body ?? "");
   const length = request.method === "HEAD" && answer.status >= 400 ? 0 : body.length;
   response.writeHead(answer.status, {
@@ -310,8 +324,10 @@ function send(response: ServerResponse, request: IncomingMessage, answer: Answer
     ...(answer.status === 204 ? {} : { "content-length": String(length) }),
   });
   if (request.method === "HEAD" || answer.status === 204) return void response.end();
-  if (!half) return void response.end(body);
-  response.write(body.subarray(0, body.length >> 1), () => request.socket.destroy());
+  if (broken === null) return void response.end(body);
+  response.write(body.subarray(0, body.length >> 1), () => {
+    if (broken === "half-body") request.socket.destroy();
+  });
 }
 
 function sleep(ms: number): Promise<void> {
