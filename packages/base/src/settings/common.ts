@@ -67,4 +67,12 @@ export const COMMON_SETTINGS = {
     unit: "bytes",
     help: "The bound of that cache.",
   } as Setting<number>,
+  engineMemory: {
+    name: "engine-memory",
+    type: "bytes",
+    default: "512MiB",
+    unit: "bytes",
+    min: 67108864,
+    help: "What the query engine of one process may keep in memory; beyond it, it spills to the temporary directory.",
+  } as Setting<number>,
 } as const satisfies Record<string, Setting>;
