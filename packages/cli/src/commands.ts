@@ -3,8 +3,20 @@ import type { Command } from "commander";
 import { registerBench } from "./commands/bench.ts";
 import { registerCatalog } from "./commands/catalog.ts";
 import { registerConfig } from "./commands/config.ts";
+import { registerInit } from "./commands/init.ts";
+import { registerRegister } from "./commands/register.ts";
+import { registerStatus } from "./commands/status.ts";
+import { registerWorker } from "./commands/worker.ts";
 import type { CliContext } from "./context.ts";
 
 export type RegisterCommand = (program: Command, context: CliContext) => void;
 
-export const COMMANDS: readonly RegisterCommand[] = [registerCatalog, registerConfig, registerBench];
+export const COMMANDS: readonly RegisterCommand[] = [
+  registerInit,
+  registerWorker,
+  registerRegister,
+  registerStatus,
+  registerCatalog,
+  registerConfig,
+  registerBench,
+];

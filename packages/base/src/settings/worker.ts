@@ -64,4 +64,12 @@ export const WORKER_SETTINGS = {
     max: 10000,
     help: "The longest that a movement waits for, and so blocks writers behind, a lock on a user's table.",
   } as Setting<number>,
+  moverMemory: {
+    name: "mover-memory",
+    type: "bytes",
+    default: "256MiB",
+    unit: "bytes",
+    min: 64 << 20,
+    help: "The query engine's buffers in a process that moves rows; what is larger spills to the cache directory.",
+  } as Setting<number>,
 } as const satisfies Record<string, Setting>;

@@ -102,3 +102,14 @@ export {
   type WarehouseRow,
 } from "./identity.ts";
 export { init, type InitOptions, type InitResult, requireCatalog } from "./init.ts";
+export {
+  answerRequest,
+  awaitRequest,
+  claimRequests,
+  fileRequest,
+  pruneRequests,
+  readRequest,
+  type RequestAnswer,
+  type WorkRequest,
+} from "./requests.ts";
+export { deltaBacklog, readStatus, type SourceStatus, type TableStatus, type WaitStatus } from "./status.ts";

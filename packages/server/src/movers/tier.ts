@@ -76,15 +76,19 @@ export async function tier(
     );
   }
   const results: TierResult[] = [];
-  let current = relation;
+  let { t } = relation.seam;
   for (const leaf of choice.due) {
     if (ctx.signal?.aborted) break;
-    const result = await tierLeaf(ctx, current, leaf, options);
+    const result = await tierLeaf(ctx, withCutLine(relation, t), leaf, options);
     results.push(result);
     options.onDone?.(result);
-    current = { ...current, seam: { ...current.seam, t: result.t } };
+    ({ t } = result);
   }
   return results;
+}
+
+function withCutLine(relation: TieredRelation, t: bigint): TieredRelation {
+  return { ...relation, seam: { ...relation.seam, t } };
 }
 
 function presentKey(ctx: MoverContext, relation: TieredRelation): bigint | null {

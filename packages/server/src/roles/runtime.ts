@@ -5,8 +5,7 @@ import type { Clock } from "@spillway/base/clock";
 import type { Logger } from "@spillway/base/log";
 import { LocalCache } from "@spillway/lake/store/cache";
 import { claimCacheDir } from "@spillway/lake/store/cache-dir";
-import { FileStore } from "@spillway/lake/store/file";
-import { S3Store } from "@spillway/lake/store/s3";
+import { openStore } from "@spillway/lake/store/open";
 import { normalizeLocation, type ObjectStore } from "@spillway/lake/store/store";
 import { type Conninfo, parseConninfo, withConninfo } from "@spillway/pg/conninfo";
 import { Pool } from "@spillway/pg/pool";
@@ -52,7 +51,14 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
   const given = parseConninfo(options.databaseUrl);
   const conninfo =
     given.targetSessionAttrs === "any" ? withConninfo(given, { targetSessionAttrs: "read-write" }) : given;
-  const store = openStore(options, warehouse);
+  const store = openStore({
+    root: warehouse,
+    endpoint: options.s3Endpoint,
+    region: options.s3Region,
+    pathStyle: options.s3PathStyle,
+    clock,
+    random: Math.random,
+  });
   const base = options.cacheDir ?? join(tmpdir(), "spillway-cache");
   const claimed = claimCacheDir(base, process.pid);
   const cache = new LocalCache({ store, dir: claimed.dir, maxBytes: options.cacheBytes, clock });
@@ -97,19 +103,4 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
       claimed.release();
     },
   };
-}
-
-export function openStore(
-  options: Pick<RuntimeOptions, "s3Endpoint" | "s3Region" | "s3PathStyle" | "clock">,
-  warehouse: string,
-): ObjectStore {
-  if (warehouse.startsWith("file:")) return new FileStore({ root: warehouse });
-  return new S3Store({
-    root: warehouse,
-    endpoint: options.s3Endpoint,
-    region: options.s3Region,
-    pathStyle: options.s3PathStyle,
-    clock: options.clock,
-    random: Math.random,
-  });
 }

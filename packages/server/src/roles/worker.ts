@@ -1,0 +1,205 @@
+/**
+ * The worker: campaigns for the lease, and while it leads, passes over the registered tables. Any number may run; one leads.
+ * SIGTERM (the signal) undoes the step in hand, or lets it finish where it is past its commit, and steps down.
+ */
+import { randomHex } from "@spillway/base/ids";
+import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
+import { armFault } from "@spillway/base/fault";
+import { Metrics } from "@spillway/base/metrics";
+import { hostname } from "node:os";
+import { connect, destroyClient } from "@spillway/pg/connect";
+import { campaign, type Lease } from "@spillway/pg/lease";
+import { fromPgError } from "@spillway/pg/pg-error";
+import { quoteIdent } from "@spillway/pg/quote";
+import {
+  answerRequest,
+  claimRequests,
+  pruneRequests,
+  requireCatalog,
+  requireOwnership,
+  WORKER_CHANNEL,
+} from "../catalog/catalog.ts";
+import { Passes, type PassResult, recover } from "../movers/movers.ts";
+import { type RunningHttp, startMetricsHttp } from "./metrics-http.ts";
+import { openRuntime, type Runtime, type RuntimeOptions } from "./runtime.ts";
+import { WorkerMetrics } from "./worker-metrics.ts";
+
+export interface WorkerOptions extends Omit<RuntimeOptions, "applicationName"> {
+  readonly campaignIntervalMs: number;
+  readonly cycleIntervalMs: number;
+  readonly deltaBacklogWarnRows: number;
+  /** `host:port`, or `off`. */
+  readonly metricsListen: string;
+  /** Passes until nothing moves any more, then ends. */
+  readonly once: boolean;
+  readonly signal: AbortSignal;
+  /** `SPILLWAY_FAULT`: for tests. */
+  readonly fault: string | undefined;
+  /** Told when it begins to lead. */
+  readonly onLead?: (epoch: bigint) => void;
+}
+
+export interface WorkerResult {
+  /** Of the last pass. */
+  readonly failed: Readonly<Record<string, string>>;
+}
+
+/** A number for the role in this database: "SPILLWRK". */
+const LEASE_KEY = 0x5350494c4c57524bn;
+const PAUSE_AFTER_TROUBLE_MS = 1000;
+
+/** Runs until the signal, or with `once` until there is nothing to do. Throws what waiting cannot heal. */
+export async function runWorker(options: WorkerOptions): Promise<WorkerResult> {
+  armFault(options.fault);
+  const holder = `spillway-worker ${hostname().slice(0, 24)} ${process.pid} ${randomHex(8)}`.slice(0, 63);
+  const runtime = await openRuntime({ ...options, applicationName: holder });
+  const metrics = new WorkerMetrics(new Metrics());
+  let http: RunningHttp | null = null;
+  try {
+    await runtime.pool.withClient(async (c) => {
+      await requireCatalog(c);
+      await requireOwnership(c, runtime.store, runtime.warehouse);
+    });
+    http = await startMetricsHttp(options.metricsListen, metrics, options.log);
+    return await lead(options, runtime, metrics, holder);
+  } finally {
+    await http?.close();
+    await runtime.close();
+  }
+}
+
+async function lead(
+  options: WorkerOptions,
+  runtime: Runtime,
+  metrics: WorkerMetrics,
+  holder: string,
+): Promise<WorkerResult> {
+  const { clock, log, signal } = options;
+  let last: WorkerResult = { failed: {} };
+  while (!signal.aborted) {
+    let lease: Lease;
+    try {
+      lease = await campaign({
+        conninfo: runtime.conninfo,
+        key: LEASE_KEY,
+        holder,
+        intervalMs: options.campaignIntervalMs,
+        clock,
+        log,
+        signal,
+      });
+    } catch (error) {
+      if (signal.aborted) return last;
+      throw error;
+    }
+    metrics.leads(true);
+    try {
+      options.onLead?.(lease.epoch);
+      last = await new Term(options, runtime, metrics, lease).run();
+      if (options.once) return last;
+    } catch (error) {
+      if (signal.aborted) return last;
+      const typed = fromPgError(error, "leading");
+      if (!passes(typed)) throw typed;
+      log.warn("worker.term_ended", { epoch: lease.epoch, error: typed });
+      await clock.sleep(PAUSE_AFTER_TROUBLE_MS, signal);
+    } finally {
+      metrics.leads(false);
+      await lease.release();
+    }
+  }
+  return last;
+}
+
+/** Errors after which the worker campaigns again. */
+function passes(error: SpillwayError): boolean {
+  return ["retry", "conflict", "unknown"].includes(error.kind);
+}
+
+/** One term of leadership. */
+class Term {
+  readonly #options: WorkerOptions;
+  readonly #runtime: Runtime;
+  readonly #metrics: WorkerMetrics;
+  readonly #lease: Lease;
+  readonly #signal: AbortSignal;
+  readonly #passes = new Passes();
+  #wake: () => void = () => {};
+  #kicked = false;
+
+  constructor(options: WorkerOptions, runtime: Runtime, metrics: WorkerMetrics, lease: Lease) {
+    this.#options = options;
+    this.#runtime = runtime;
+    this.#metrics = metrics;
+    this.#lease = lease;
+    this.#signal = AbortSignal.any([options.signal, lease.signal]);
+  }
+
+  async run(): Promise<WorkerResult> {
+    const ctx = this.#runtime.mover(this.#lease.epoch, this.#signal);
+    await recover(ctx);
+    await this.#runtime.pool.withClient((c) => pruneRequests(c));
+    const listener = await this.#listen();
+    try {
+      for (;;) {
+        const result = await this.#cycle();
+        if (this.#signal.aborted) break;
+        const idle = result.moved === 0;
+        if (this.#options.once && idle) return { failed: result.failed };
+        if (!this.#lease.isHeld()) break;
+        if (idle) await this.#rest();
+      }
+    } finally {
+      listener();
+    }
+    if (!this.#options.signal.aborted) throw new SpillwayError("leader_lost", `epoch ${this.#lease.epoch} is over`);
+    return { failed: {} };
+  }
+
+  async #cycle(): Promise<PassResult> {
+    const { clock, log } = this.#options;
+    const { pool } = this.#runtime;
+    this.#kicked = false;
+    const requests = await pool.withClient((c) => claimRequests(c, ["pass"]));
+    const startMs = clock.monotonicMs();
+    const result = await this.#passes.run(this.#runtime.mover(this.#lease.epoch, this.#signal), {
+      force: this.#options.once || requests.length > 0,
+    });
+    this.#metrics.cycle((clock.monotonicMs() - startMs) / 1000, clock.wallMs() / 1000, result);
+    await pool.withClient(async (c) => {
+      for (const { requestId } of requests) await answerRequest(c, requestId, "done", { ...result });
+      await this.#metrics.refresh(c, log, this.#options.deltaBacklogWarnRows);
+    });
+    log.debug("cycle.done", { ms: Math.round(clock.monotonicMs() - startMs), ...result });
+    return result;
+  }
+
+  /** Until the next cycle is due, somebody asks for it, or the term ends. */
+  async #rest(): Promise<void> {
+    const over = new AbortController();
+    const woken = new Promise<void>((resolve) => (this.#wake = resolve));
+    if (this.#kicked) return;
+    await Promise.race([
+      woken,
+      this.#options.clock.sleep(this.#options.cycleIntervalMs, AbortSignal.any([this.#signal, over.signal])),
+    ]);
+    over.abort();
+  }
+
+  /** Hears of requests at once. Without it they are found at the next cycle, so a lost listener is no fault. */
+  async #listen(): Promise<() => void> {
+    const { log } = this.#options;
+    try {
+      const client = await connect(this.#runtime.conninfo, { applicationName: this.#lease.holder });
+      client.on("notification", () => {
+        this.#kicked = true;
+        this.#wake();
+      });
+      await client.query(`listen ${quoteIdent(WORKER_CHANNEL)}`);
+      return () => destroyClient(client);
+    } catch (error) {
+      if (isSpillwayError(error)) log.warn("worker.listen_failed", { error });
+      return () => {};
+    }
+  }
+}
