@@ -147,7 +147,6 @@ const OPAQUE = new Set(["PIVOT", "SHOW_REF"]);
  */
 export function usedNames(
   root: AstNode,
-  refs: readonly TableRef[],
 ): (ref: TableRef, columns: readonly string[]) => readonly string[] {
   const names = new Set<string>();
   const starred = new Set<string>();

@@ -158,7 +158,7 @@ class Statement {
     refs: readonly TableRef[],
     relations: readonly ResolvedRelation[],
   ): Promise<(TableRequest & { complete: boolean })[]> {
-    const used = usedNames(node, refs);
+    const used = usedNames(node);
     const requests: (TableRequest & { complete: boolean })[] = [];
     for (const [i, ref] of refs.entries()) {
       const relation = must(relations[i], "relation");

@@ -194,8 +194,7 @@ export class TableReader {
     const hidden = await delta.hidden(session, lake.metadata, lake.snapshotId);
     return files.map((file) => {
       const positions = hidden.get(file.path);
-      if (!positions) return file;
-      return { ...file, deletes: delta.union(file, positions) };
+      return positions ? { path: file.path, rows: file.rows, deletes: delta.union(file, positions) } : file;
     });
   }
 }
