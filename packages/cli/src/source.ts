@@ -1,14 +1,14 @@
 /** What commands that work on a source open, from their settings: closed when the command ends. */
 import { hostname } from "node:os";
 import { SETTINGS } from "@spillway/base/settings";
-import { openRuntime, type Runtime } from "@spillway/server/roles/runtime";
+import { openRuntime, type Runtime, type RuntimeOptions } from "@spillway/server/roles/runtime";
 import { requireCatalog } from "@spillway/server/catalog/catalog";
 import { createSeam, type Seam } from "@spillway/server/seam/seam";
 import type { CommandContext } from "./context.ts";
 
-/** Pool, store, cache and engine of the source that the settings name. Throws `config_missing` before it opens anything. */
-export async function openSource(run: CommandContext, applicationName: string): Promise<Runtime> {
-  const runtime = await openRuntime({
+/** The settings as the runtime's options. Throws `config_missing`. */
+export function sourceOptions(run: CommandContext): Omit<RuntimeOptions, "applicationName"> {
+  return {
     databaseUrl: run.need(SETTINGS.databaseUrl),
     warehouse: run.need(SETTINGS.warehouse),
     s3Endpoint: run.get(SETTINGS.s3Endpoint),
@@ -20,10 +20,14 @@ export async function openSource(run: CommandContext, applicationName: string): 
     engineMemoryBytes: run.get(SETTINGS.engineMemory),
     lockTimeoutMs: run.get(SETTINGS.lockTimeout),
     premake: run.get(SETTINGS.premake),
-    applicationName,
     clock: run.clock,
     log: run.log,
-  });
+  };
+}
+
+/** Pool, store, cache and engine of the source that the settings name. Throws `config_missing` before it opens anything. */
+export async function openSource(run: CommandContext, applicationName: string): Promise<Runtime> {
+  const runtime = await openRuntime({ ...sourceOptions(run), applicationName });
   run.onClose(() => runtime.close());
   return runtime;
 }
@@ -50,4 +54,13 @@ export function openSeam(run: CommandContext, runtime: Runtime): Seam {
   });
   run.onClose(() => seam.close());
   return seam;
+}
+
+/** Runs a command's body and closes what it opened, whatever happens. */
+export async function withCommand(run: CommandContext, body: () => Promise<void>): Promise<void> {
+  try {
+    await body();
+  } finally {
+    await run.close();
+  }
 }

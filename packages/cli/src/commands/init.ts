@@ -5,7 +5,7 @@ import { openStore } from "@spillway/lake/store/open";
 import { withConnection } from "@spillway/pg/connect";
 import { init } from "@spillway/server/catalog/catalog";
 import type { CliContext } from "../context.ts";
-import { withCommand } from "../runtime.ts";
+import { withCommand } from "../source.ts";
 
 /** `spillway init`: the catalog in the source, and the warehouse that belongs to it. */
 export function registerInit(program: Command, context: CliContext): void {

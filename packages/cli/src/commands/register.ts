@@ -2,7 +2,7 @@ import { type Command, Option } from "commander";
 import { fileRequest } from "@spillway/server/catalog/catalog";
 import { type LakePartition, register, type RegisterOptions } from "@spillway/server/movers/movers";
 import type { CliContext } from "../context.ts";
-import { openCommandRuntime, withCommand } from "../runtime.ts";
+import { openCatalogedSource, withCommand } from "../source.ts";
 
 interface Flags {
   table: string;
@@ -51,7 +51,7 @@ export function registerRegister(program: Command, context: CliContext): void {
     .action(async (flags: Record<string, unknown>) => {
       const run = context.begin(flags);
       await withCommand(run, async () => {
-        const runtime = await openCommandRuntime(run, "register");
+        const runtime = await openCatalogedSource(run, "spillway register");
         const result = await register(runtime.mover(null, run.signal), optionsOf(flags as unknown as Flags));
         if (result.outcome === "registered") {
           await runtime.pool.withClient((c) => fileRequest(c, { kind: "pass" }));

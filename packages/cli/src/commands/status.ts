@@ -4,7 +4,7 @@ import { connect } from "@spillway/pg/connect";
 import { readStatus, requireCatalog, type SourceStatus, type TableStatus } from "@spillway/server/catalog/catalog";
 import type { CliContext, CommandContext } from "../context.ts";
 import { formatBytes, formatCount } from "../output.ts";
-import { withCommand } from "../runtime.ts";
+import { withCommand } from "../source.ts";
 
 const WATCH_MS = 2000;
 

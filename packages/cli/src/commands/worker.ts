@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { SETTINGS } from "@spillway/base/settings";
 import { runWorker } from "@spillway/server/roles/worker";
 import type { CliContext } from "../context.ts";
-import { runtimeOptions, withCommand } from "../runtime.ts";
+import { sourceOptions, withCommand } from "../source.ts";
 
 /** `spillway worker`: moves rows between the tiers until it is told to stop. */
 export function registerWorker(program: Command, context: CliContext): void {
@@ -15,7 +15,8 @@ export function registerWorker(program: Command, context: CliContext): void {
       const run = context.begin(flags);
       await withCommand(run, async () => {
         const result = await runWorker({
-          ...runtimeOptions(run),
+          ...sourceOptions(run),
+          engineMemoryBytes: run.get(SETTINGS.moverMemory),
           campaignIntervalMs: run.get(SETTINGS.campaignInterval),
           cycleIntervalMs: run.get(SETTINGS.cycleInterval),
           deltaBacklogWarnRows: run.get(SETTINGS.deltaBacklogWarnRows),
