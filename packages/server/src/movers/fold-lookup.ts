@@ -85,7 +85,7 @@ export function keyField(relation: TieredRelation, fields: readonly KnownField[]
 
 /** Pure: ranges that hold every key, closed, ascending, at most `max`. */
 export function keyRanges(keys: BigInt64Array, max: number): (readonly [bigint, bigint])[] {
-  const sorted = keys.slice().sort();
+  const sorted = keys.toSorted();
   const gaps: { readonly at: number; readonly size: bigint }[] = [];
   for (let i = 1; i < sorted.length; i++) {
     const size = (sorted[i] ?? 0n) - (sorted[i - 1] ?? 0n);
@@ -122,7 +122,7 @@ async function search(
 ): Promise<Lookup> {
   const { fields, relation, metadata, pk } = request;
   const withIds = metadata.formatVersion >= 3;
-  const same = pk.map((f, i) => `k.__spillway_k${i} = ${duckIdent(f.name)}`).join(" AND ");
+  const same = pk.map((f, i) => `__spillway_keys.__spillway_k${i} = ${duckIdent(f.name)}`).join(" AND ");
   const found = new Map<number, FoundFile>();
   const rows: HashedRows[] = [];
   const rowIds = new Map<bigint, bigint>();
@@ -135,7 +135,7 @@ async function search(
     files,
     fields: [...fields.map((f) => f.scan), ...(withIds ? [ROW_ID] : [])],
     withPosition: true,
-    where: `EXISTS (SELECT 1 FROM ${table} k WHERE ${same})`,
+    where: `EXISTS (SELECT 1 FROM ${table} AS __spillway_keys WHERE ${same})`,
     ...(ctx.signal ? { signal: ctx.signal } : {}),
   });
   let count = 0;

@@ -7,15 +7,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { assert, must } from "@spillway/base/assert";
 import { readMetadata } from "@spillway/lake/metadata";
-import { planScan } from "@spillway/lake/scan/scan";
-import { localPathOf } from "@spillway/lake/store/store";
+import { DeleteLoader } from "@spillway/lake/deletes/deletes";
+import { planScan, type ScanTask } from "@spillway/lake/scan/scan";
+import { storeSource } from "@spillway/lake/snapshot/source";
+import { localPathOf, type ObjectStore } from "@spillway/lake/store/store";
 import { quoteIdent as q } from "@spillway/pg/quote";
 import type pg from "pg";
 import { deltaColumn, deltaTable, keyExpression, loadLakeTable, loadRelationByName } from "../catalog/catalog.ts";
 import { duckIdent, duckList, duckLiteral } from "../engine/engine.ts";
 import type { MoverContext } from "./context.ts";
 
-/** Throws with the differing rows unless the table is what `<table>_model` is. Only for lakes without deletes. */
+/** Throws with the differing rows unless the table is what `<table>_model` is. */
 export async function checkWhole(ctx: MoverContext, client: pg.Client, table: string): Promise<void> {
   const relation = must(await loadRelationByName(client, "public", table), "relation");
   const columns = relation.columns.filter((c) => !c.dropped);
@@ -50,10 +52,6 @@ export async function loadLake(ctx: MoverContext, client: pg.Client, table: stri
   );
   if (metadata.currentSnapshotId === undefined) return 0;
   const plan = await planScan({ store: ctx.store, metadata });
-  assert(
-    plan.tasks.every((task) => task.deletes.length === 0),
-    "this check knows no deletes",
-  );
   if (plan.tasks.length === 0) return 0;
   const columns = relation.columns.filter((c) => !c.dropped);
   const fields = metadata.schemas.find((s) => s.schemaId === metadata.currentSchemaId)?.fields ?? [];
@@ -70,10 +68,12 @@ export async function loadLake(ctx: MoverContext, client: pg.Client, table: stri
   const dir = mkdtempSync(join(tmpdir(), "spillway-test-"));
   chmodSync(dir, 0o777);
   const csv = join(dir, "lake.csv");
+  const live = await liveRows(ctx, plan.tasks);
   await ctx.engine.use((s) =>
     s.run(
       `COPY (SELECT ${columns.map((c) => duckIdent(c.name)).join(", ")} FROM read_parquet(
-         ${duckList(plan.tasks.map((t) => localPathOf(t.dataFile.path) ?? ""))}, schema = MAP {${schema.join(", ")}}))
+         ${duckList(plan.tasks.map((t) => localPathOf(t.dataFile.path) ?? ""))}, schema = MAP {${schema.join(", ")}})
+         WHERE ${live})
        TO ${duckLiteral(csv)} (FORMAT csv, HEADER false, NULLSTR '\\N', FORCE_QUOTE *)`.replace(", FORCE_QUOTE *", ""),
     ),
   );
@@ -86,6 +86,17 @@ export async function loadLake(ctx: MoverContext, client: pg.Client, table: stri
   return rowCount ?? 0;
 }
 
+/** A condition that leaves out deleted positions. */
+async function liveRows(ctx: MoverContext, tasks: readonly ScanTask[]): Promise<string> {
+  const loader = new DeleteLoader(ctx.store);
+  const gone: string[] = [];
+  for (const [i, task] of tasks.entries()) {
+    const positions = (await loader.load(task.deletes)).get(task.dataFile.path);
+    if (positions) gone.push(`(file_index = ${i} AND file_row_number IN (${[...positions].join(", ")}))`);
+  }
+  return gone.length === 0 ? "true" : `NOT (${gone.join(" OR ")})`;
+}
+
 async function duckTypes(ctx: MoverContext, paths: readonly string[]): Promise<Map<number, string>> {
   const rows = await ctx.engine.use((s) =>
     s.rows(`SELECT DISTINCT p.field_id, c.column_type FROM parquet_schema(${duckList(paths)}) p
@@ -93,4 +104,19 @@ async function duckTypes(ctx: MoverContext, paths: readonly string[]): Promise<M
       WHERE p.field_id IS NOT NULL`),
   );
   return new Map(rows.map((r) => [Number(r[0]), String(r[1])]));
+}
+
+/** Every file that a metadata file names: itself, its log, and all of all its snapshots. */
+export async function referencedBy(store: ObjectStore, metadataLocation: string): Promise<string[]> {
+  const metadata = await readMetadata(store, metadataLocation);
+  const source = storeSource(store);
+  const files = new Set([metadataLocation, ...metadata.metadataLog.map((e) => e.metadataFile)]);
+  for (const snapshot of metadata.snapshots) {
+    files.add(snapshot.manifestList);
+    for (const manifest of await source.manifests(snapshot)) {
+      files.add(manifest.path);
+      for (const entry of await source.entries(metadata, manifest)) files.add(entry.dataFile.path);
+    }
+  }
+  return [...files];
 }
