@@ -223,7 +223,7 @@ function compileComplexSkip(schema: AvroSchema): Skip {
     const { size } = schema;
     return (c) => c.skip(size);
   }
-  if (schema.type === "array") return skipBlocks(compileSkip(schema.items));
+  if (schema.type === "array") return compileArraySkip(schema.items);
   if (schema.type === "map") {
     const value = compileSkip(schema.values);
     return skipBlocks((c) => {
@@ -234,11 +234,30 @@ function compileComplexSkip(schema: AvroSchema): Skip {
   return compileSkip(schema.type as AvroSchema);
 }
 
+/** Arrays of numbers, and the maps of column metrics (arrays of pairs), are skipped without a call per field. */
+function compileArraySkip(items: AvroSchema): Skip {
+  const isNumber = (schema: AvroSchema): boolean => schema === "int" || schema === "long";
+  if (isNumber(items)) return skipCounted((c, count) => c.skipLongs(count));
+  if (typeof items === "object" && !isUnion(items) && items.type === "record") {
+    const [key, value] = items.fields;
+    const isPair = items.fields.length === 2 && key !== undefined && isNumber(key.type);
+    if (isPair && value !== undefined && isNumber(value.type)) return skipCounted((c, count) => c.skipLongs(count * 2));
+    if (isPair && value?.type === "bytes") return skipCounted((c, count) => c.skipKeyedBlobs(count));
+  }
+  return skipBlocks(compileSkip(items));
+}
+
 function skipBlocks(item: Skip): Skip {
+  return skipCounted((c, count) => {
+    for (let i = 0; i < count; i += 1) item(c);
+  });
+}
+
+function skipCounted(items: (c: Cursor, count: number) => void): Skip {
   return (c) => {
     for (let count = c.int(); count !== 0; count = c.int()) {
       if (count < 0) c.skip(c.int());
-      else for (let i = 0; i < count; i += 1) item(c);
+      else items(c, count);
     }
   };
 }

@@ -71,8 +71,31 @@ export class Cursor {
   }
 
   skipLong(): void {
-    for (let i = 0; i < 10; i += 1) if (this.byte() < 0x80) return;
-    this.corrupt("a variable-length number without an end");
+    this.skipLongs(1);
+  }
+
+  /** Skips that many variable-length numbers: what a manifest has most of. */
+  skipLongs(count: number): void {
+    const bytes = this.bytes;
+    let at = this.at;
+    for (let left = count; left > 0; left -= 1) {
+      const limit = at + 10;
+      while ((bytes[at] ?? 256) >= 0x80 && at < limit) {
+        if (at >= bytes.length) this.#short();
+        at += 1;
+      }
+      if (at === limit) this.corrupt("a variable-length number without an end");
+      at += 1;
+    }
+    this.at = at;
+  }
+
+  /** Skips that many pairs of a variable-length number and a length-prefixed blob. */
+  skipKeyedBlobs(count: number): void {
+    for (let left = count; left > 0; left -= 1) {
+      this.skipLongs(1);
+      this.skipBlob();
+    }
   }
 
   float(): number {
