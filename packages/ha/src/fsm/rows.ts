@@ -1,5 +1,6 @@
-/** Rows that go, and changes of the primary that begin. */
-import type { Draft, Failover } from "./model.ts";
+/** How formations and changes of the primary begin, and how rows go. */
+import type { Timings } from "../protocol/messages.ts";
+import type { Draft, Failover, Formation } from "./model.ts";
 
 /** Takes the row out, whatever it was. The caller knows that the node is out, or says so. */
 export function forget(d: Draft, nodeId: number): void {
@@ -29,5 +30,22 @@ export function newFailover(kind: Failover["kind"], reason: string, from: number
     allowDataLoss: false,
     primaryIsDown: false,
     forget: false,
+  };
+}
+
+export function newFormation(name: string, timings: Timings, secrets: Formation["secrets"]): Formation {
+  return {
+    name,
+    version: 0,
+    nextNodeId: 1,
+    systemIdentifier: null,
+    pgMajor: null,
+    settings: { numberSync: 0, failoverWhenAsync: false, requireSlots: false },
+    timings,
+    nodes: [],
+    ssn: { k: 0, members: [] },
+    reign: null,
+    failover: null,
+    secrets,
   };
 }

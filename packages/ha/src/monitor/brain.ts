@@ -18,6 +18,7 @@ import {
   type Observations,
 } from "../fsm/model.ts";
 import { register } from "../fsm/operator.ts";
+import { newFormation } from "../fsm/rows.ts";
 import type { NodeReport, NodeResponse, RegisterRequest, RegisterResponse, Timings } from "../protocol/messages.ts";
 import { MAX_EVENTS, type MonitorStore, type StoredEvent } from "./store.ts";
 
@@ -196,7 +197,7 @@ export class Brain {
     if (this.#live.size >= MAX_FORMATIONS) {
       throw new SpillwayError("limit_exceeded", `a monitor keeps at most ${MAX_FORMATIONS} formations`);
     }
-    return newLive(emptyFormation(name, this.#o.timings), this.#o.clock.monotonicMs());
+    return newLive(newFormation(name, this.#o.timings, newSecrets()), this.#o.clock.monotonicMs());
   }
 
   /** A command: changes the draft or throws; what it led to is durable when this resolves. */
@@ -287,24 +288,11 @@ function newLive(formation: Formation, nowMs: number): Live {
   return { formation, obs: newObservations(nowMs), blocked: [], turn: Promise.resolve() };
 }
 
-export function emptyFormation(name: string, timings: Timings): Formation {
+function newSecrets(): Formation["secrets"] {
   return {
-    name,
-    version: 0,
-    nextNodeId: 1,
-    systemIdentifier: null,
-    pgMajor: null,
-    settings: { numberSync: 0, failoverWhenAsync: false, requireSlots: false },
-    timings,
-    nodes: [],
-    ssn: { k: 0, members: [] },
-    reign: null,
-    failover: null,
-    secrets: {
-      peerToken: randomBytes(24).toString("base64url"),
-      replicationUser: "spillway_replicator",
-      replicationPassword: randomBytes(24).toString("base64url"),
-    },
+    peerToken: randomBytes(24).toString("base64url"),
+    replicationUser: "spillway_replicator",
+    replicationPassword: randomBytes(24).toString("base64url"),
   };
 }
 

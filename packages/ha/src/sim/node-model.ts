@@ -1,10 +1,10 @@
 /** A machine of the simulation: the keeper's real pure core and lease, and a model of the Postgres beside it. */
-import { parseLsn } from "@spillway/base/lsn";
 import { accept, complete, decideStep, fence, NEW_NODE, type KeeperCore } from "../fsm/keeper-core.ts";
 import { needsLease } from "../fsm/states.ts";
 import type { ActionName } from "../fsm/table.ts";
 import { PrimaryLease, StandbyPromise } from "../protocol/lease.ts";
 import type { Assignment, NodeReport, NodeResponse, PromiseAnswer, PromiseRequest } from "../protocol/messages.ts";
+import { performAction } from "./node-actions.ts";
 import { parseSsn, PostgresModel } from "./postgres-model.ts";
 import type { World } from "./world.ts";
 
@@ -333,6 +333,8 @@ export class NodeModel {
     const { world } = this.#c;
     this.#running = { version: assignment.version, action };
     const running = this.#running;
+    const { id, pg } = this;
+    const context = { id, pg, world, nodes: this.#c.nodes, setSsn: (text: string) => this.#setSsn(text) };
     const again = (): void => {
       const boot = this.#boot;
       const [low, high] = SLOW[action] ?? [5, 60];
@@ -343,7 +345,7 @@ export class NodeModel {
             this.#running = null;
             return;
           }
-          if (!this.#perform(action, assignment)) return again();
+          if (!performAction(context, action, assignment)) return again();
           this.#running = null;
           const from = this.core.state;
           this.core = complete(this.core, assignment);
@@ -354,97 +356,6 @@ export class NodeModel {
       );
     };
     again();
-  }
-
-  /** True when done; false to try again. */
-  #perform(action: ActionName, a: Assignment): boolean {
-    const { pg } = this;
-    const source = a.primary ? this.#c.nodes.get(a.primary.nodeId) : undefined;
-    switch (action) {
-      case "init_primary":
-        pg.startPrimary();
-        return this.#setSsn(a.ssn);
-      case "clone_standby":
-      case "rejoin_standby": {
-        if (source === undefined || !this.#canRead(source)) return false;
-        pg.stop(false);
-        pg.copyFrom(source.pg);
-        pg.startStandby();
-        pg.follow(source.id);
-        return true;
-      }
-      case "follow_primary": {
-        if (source === undefined || (pg.running && !pg.inRecovery) || !pg.isPrefixOf(source.pg)) return false;
-        if (!pg.running) pg.startStandby();
-        pg.follow(source.id);
-        return true;
-      }
-      case "freeze_lsn":
-        if (pg.running && !pg.inRecovery) {
-          pg.stop(false);
-          pg.forked = true;
-        }
-        if (pg.forked) return true;
-        if (!pg.running) pg.startStandby();
-        pg.disconnect();
-        return true;
-      case "fast_forward": {
-        const from = a.source ? this.#c.nodes.get(a.source.nodeId) : undefined;
-        const length = pg.lsnLength(parseLsn(a.targetLsn ?? "0/0"));
-        if (pg.wal.length >= length) return true;
-        if (from === undefined || !from.pg.running || this.#c.world.isCut(this.id, from.id)) return false;
-        if (!pg.isPrefixOf(from.pg) || from.pg.wal.length < length || from.isStalled()) return false;
-        pg.copyFrom(from.pg, length);
-        return true;
-      }
-      case "stop_postgres":
-      case "drain_for_maintenance":
-        if (pg.running) pg.stop(!pg.inRecovery);
-        return true;
-      case "prepare_join":
-      case "enter_maintenance":
-      case "drop_node":
-        if (pg.running) pg.stop(false);
-        return true;
-      case "promote_read_only":
-        return this.#promote(a, true);
-      case "promote_and_open":
-        return this.#promote(a, false);
-      case "open_writes":
-        pg.readOnly = false;
-        return this.#setSsn(a.ssn);
-      case "start_writable":
-        pg.ssn = parseSsn(a.ssn);
-        if (!pg.running) pg.startPrimary();
-        return this.#setSsn(a.ssn);
-      case "set_ssn":
-        if (!pg.running) pg.startPrimary();
-        return this.#setSsn(a.ssn);
-      case "set_ssn_and_wait":
-        pg.ssn = parseSsn(a.ssn);
-        if (!pg.running) pg.startPrimary();
-        this.#setSsn(a.ssn);
-        return pg.hasQuorum(pg.wal.length);
-      case "none":
-      case "stop_promising":
-      case "wait_maintenance":
-      case "init_from_standby":
-        return true;
-    }
-  }
-
-  #canRead(source: NodeModel): boolean {
-    const up = source.machineUp && !source.isStalled() && source.pg.running && !source.pg.inRecovery;
-    return up && !this.#c.world.isCut(this.id, source.id);
-  }
-
-  #promote(a: Assignment, readOnly: boolean): boolean {
-    const { pg } = this;
-    if (!pg.running) pg.startStandby();
-    if (a.targetLsn !== null && pg.wal.length < pg.lsnLength(parseLsn(a.targetLsn))) return false;
-    pg.readOnly = readOnly;
-    if (pg.inRecovery) pg.promote();
-    return this.#setSsn(a.ssn);
   }
 
   #setSsn(text: string): boolean {

@@ -12,9 +12,11 @@
 import { absorb } from "../fsm/absorb.ts";
 import { decide, grantsLease, openDraft } from "../fsm/decide.ts";
 import { DEFAULT_LIMITS, DEFAULT_TIMINGS, newObservations, nodeOf, type Draft, type Formation } from "../fsm/model.ts";
+import { newFormation } from "../fsm/rows.ts";
 import { perform, register, setFormation, setMaintenance, setNode } from "../fsm/operator.ts";
 import { edgeOf } from "../fsm/table.ts";
 import type { NodeReport, NodeResponse, Timings } from "../protocol/messages.ts";
+import { must } from "@spillway/base/assert";
 import { SpillwayError } from "@spillway/base/errors";
 import { NodeModel, type Cluster } from "./node-model.ts";
 import { newRecord } from "./postgres-model.ts";
@@ -26,8 +28,21 @@ export type Mutant =
   | "lease longer than the wait"
   | "promotes without quorum"
   | "forgets recorded ssn"
-  | "forgets recorded voters"
   | "promotes at once";
+
+export type Fault =
+  | "kill machine"
+  | "kill postmaster"
+  | "kill keeper"
+  | "stall"
+  | "isolate"
+  | "cut"
+  | "cut one way"
+  | "monitor restart"
+  | "switchover"
+  | "promotion"
+  | "maintenance"
+  | "priority";
 
 export interface SimOptions {
   readonly seed: number;
@@ -35,6 +50,8 @@ export interface SimOptions {
   readonly numberSync?: number;
   readonly faultMs?: number;
   readonly mutant?: Mutant;
+  /** Only these kinds of faults. */
+  readonly faults?: readonly Fault[];
 }
 
 export interface SimResult {
@@ -49,6 +66,12 @@ export interface SimResult {
   readonly pairs: ReadonlySet<string>;
 }
 
+const MUTANT_TIMINGS: Readonly<Record<string, Partial<Timings>>> = {
+  "lease longer than the wait": { leaseTtlMs: 8000, takeoverWaitMs: 3500 },
+  "promotes at once": { leaseTtlMs: 8000, takeoverWaitMs: 9600 },
+};
+
+const NO_SECRETS = { peerToken: "", replicationUser: "", replicationPassword: "" };
 const SETTLE_MS = 60_000;
 const WAKE_GRACE_MS = 300;
 
@@ -74,20 +97,58 @@ export class Simulation implements Cluster {
     this.world = new World(options.seed);
     this.mutant = options.mutant ?? null;
     this.#monitorRate = this.world.between(0.95, 1.05);
-    this.#formation = emptyFormation(this.mutant === "lease longer than the wait" ? { takeoverWaitMs: 200 } : {});
+    this.#formation = newFormation("f", { ...DEFAULT_TIMINGS, ...MUTANT_TIMINGS[this.mutant ?? ""] }, NO_SECRETS);
   }
 
-  run(): SimResult {
-    const { world } = this;
-    const count = this.#options.nodes ?? 2 + Math.floor(world.random() * 2.6);
-    for (let id = 1; id <= count; id++) this.#addNode(id);
+  /** What the monitor has decided. */
+  get formation(): Formation {
+    return this.#formation;
+  }
+
+  get violations(): readonly string[] {
+    return this.#violations;
+  }
+
+  /** Number of acknowledged commits. */
+  get acked(): number {
+    return this.#acked;
+  }
+
+  node(id: number): NodeModel {
+    return must(this.nodes.get(id), `node ${id}`);
+  }
+
+  /** Lets time pass. */
+  advance(ms: number): void {
+    this.world.runUntil(this.world.nowMs + ms);
+  }
+
+  /** An operator's command. Throws what the monitor refuses. */
+  command(change: (d: Draft) => void): void {
+    this.#decide(change);
+  }
+
+  stopMonitor(): void {
+    this.#monitorUp = false;
+  }
+
+  /** Registers the nodes and lets the formation become synchronous. */
+  boot(count: number): void {
+    for (let id = 1; id <= count; id++) this.addNode(id);
     this.#every(100, () => this.#tick());
     this.#every(15, () => this.#streamAll());
     this.#every(40, () => this.#write());
-    world.runUntil(15_000);
+    this.advance(6_000);
+  }
+
+  /** The whole of a random run. */
+  run(): SimResult {
+    const { world } = this;
+    const count = this.#options.nodes ?? 2 + Math.floor(world.random() * 2.6);
+    this.boot(count);
     this.#operate((d) => setFormation(d, { numberSync: this.#numberSync(count) }));
-    world.runUntil(18_000);
-    const faultMs = this.#options.faultMs ?? 40_000;
+    this.advance(2_000);
+    const faultMs = this.#options.faultMs ?? 25_000;
     this.#scheduleFaults(world.nowMs + faultMs);
     world.runUntil(world.nowMs + faultMs);
     this.#heal();
@@ -108,7 +169,7 @@ export class Simulation implements Cluster {
     return this.#options.numberSync ?? (count > 2 && this.world.chance(0.3) ? 1 : 0);
   }
 
-  #addNode(id: number): void {
+  addNode(id: number): void {
     const node = new NodeModel(id, this);
     this.nodes.set(id, node);
     const request = {
@@ -155,7 +216,6 @@ export class Simulation implements Cluster {
   #sabotage(): void {
     const { reign, failover } = this.#formation;
     if (reign !== null && this.mutant === "forgets recorded ssn") reign.ssn = reign.ssn.slice(-1);
-    if (reign !== null && this.mutant === "forgets recorded voters") reign.terms = reign.terms.slice(-1);
     if (failover !== null && this.mutant === "promotes at once") failover.primaryIsDown = true;
     if (this.mutant === "promotes without quorum") {
       this.#formation.settings.failoverWhenAsync = true;
@@ -281,7 +341,7 @@ export class Simulation implements Cluster {
     const node = world.chance(0.5) ? primary : anyone;
     const other = [MONITOR, ...ids][Math.floor(world.random() * (ids.length + 1))] ?? MONITOR;
     const ms = world.between(100, 9000);
-    const kinds: Record<string, () => void> = {
+    const kinds: Record<Fault, () => void> = {
       "kill machine": () => {
         node.killMachine();
         world.after(ms, () => node.startMachine());
@@ -306,7 +366,7 @@ export class Simulation implements Cluster {
       },
       "monitor restart": () => {
         this.#monitorUp = false;
-        world.after(ms / 2, () => this.#startMonitor());
+        world.after(ms / 2, () => this.startMonitor());
       },
       switchover: () =>
         this.#operate((d) =>
@@ -323,13 +383,13 @@ export class Simulation implements Cluster {
       priority: () =>
         this.#operate((d) => setNode(d, `n${node.id}`, { candidatePriority: Math.floor(world.random() * 3) * 50 })),
     };
-    const names = Object.keys(kinds);
+    const names = this.#options.faults ?? (Object.keys(kinds) as Fault[]);
     const name = names[Math.floor(world.random() * names.length)] ?? "stall";
     world.log(`--- ${name} node ${node.id} (${ms.toFixed(0)} ms)`);
-    kinds[name]?.();
+    kinds[name]();
   }
 
-  #startMonitor(): void {
+  startMonitor(): void {
     if (this.#monitorUp) return;
     this.#monitorUp = true;
     this.#obs = newObservations(this.#clock());
@@ -341,7 +401,7 @@ export class Simulation implements Cluster {
     world.healAll();
     world.lossRate = 0;
     world.lateRate = 0;
-    this.#startMonitor();
+    this.startMonitor();
     for (const node of this.nodes.values()) {
       if (!node.machineUp) node.startMachine();
       node.startKeeper();
@@ -359,14 +419,15 @@ export class Simulation implements Cluster {
       for (const n of this.#formation.nodes) {
         if (n.maintenance) this.#operate((d) => setMaintenance(d, n.name, false, false));
       }
-      if (this.#isWell()) return world.nowMs - start;
+      if (this.isWell()) return world.nowMs - start;
     }
     const now = this.#formation.nodes.map((n) => `${n.name} ${n.reported.state}/${n.goal}`).join(", ");
     this.#violate(`not well ${SETTLE_MS} ms after the last heal: ${now}`);
     return null;
   }
 
-  #isWell(): boolean {
+  /** One primary, all others secondary, everybody where the monitor wants them. */
+  isWell(): boolean {
     const states = this.#formation.nodes.map((n) => (n.reported.state === n.goal ? n.goal : "moving"));
     const primaries = states.filter((s) => s === "primary").length;
     return (
@@ -375,23 +436,6 @@ export class Simulation implements Cluster {
       states.filter((s) => s === "secondary").length === states.length - 1
     );
   }
-}
-
-function emptyFormation(timings: Partial<Timings>): Formation {
-  return {
-    name: "f",
-    version: 0,
-    nextNodeId: 1,
-    systemIdentifier: null,
-    pgMajor: null,
-    settings: { numberSync: 0, failoverWhenAsync: false, requireSlots: false },
-    timings: { ...DEFAULT_TIMINGS, ...timings },
-    nodes: [],
-    ssn: { k: 0, members: [] },
-    reign: null,
-    failover: null,
-    secrets: { peerToken: "", replicationUser: "", replicationPassword: "" },
-  };
 }
 
 export function simulate(options: SimOptions): SimResult {
