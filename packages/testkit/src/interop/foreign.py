@@ -248,7 +248,14 @@ def scenario(request):
     return foreign_tables.SCENARIOS[request["name"]](request["root"])
 
 
+def rest(request):
+    import foreign_rest
+
+    return foreign_rest.run(request, duck, table_rows)
+
+
 OPERATIONS = {
+    "rest": rest,
     "write-parquet": write_parquet, "read-parquet": read_parquet, "pyiceberg": read_pyiceberg, "duckdb": read_duckdb,
     "query": query, "metrics": metrics, "puffin": puffin, "versions": versions, "scenario": scenario,
 }  # fmt: skip
