@@ -11,3 +11,5 @@ export { dropLeaves, type DropResult } from "./drop-leaves.ts";
 export { recover, type Recovered, removeAbandonedFiles } from "./recover.ts";
 export { Passes, type PassOptions, type PassResult } from "./pass.ts";
 export { TABLE_STEPS, type TableStep } from "./steps.ts";
+export { foldRelation, type FoldOptions, type FoldResult } from "./fold.ts";
+export { changePolicy, POLICY, policyLines, type PolicyChange, type PolicyLine, policyOf } from "./policy.ts";

@@ -2,6 +2,7 @@
 import type { MoverContext } from "./context.ts";
 import { displayName } from "./context.ts";
 import { dropLeaves } from "./drop-leaves.ts";
+import { foldStep } from "./fold-step.ts";
 import { follow } from "./follow.ts";
 import { sweepLanding } from "./landing-sweep.ts";
 import { premake } from "./premake.ts";
@@ -48,6 +49,8 @@ export const TABLE_STEPS: readonly TableStep[] = [
       return NOTHING;
     },
   },
+  // Not essential: what cannot be folded stays in the delta, where every read finds it.
+  { name: "fold", essential: false, stops: true, run: foldStep },
   {
     name: "tier",
     essential: true,

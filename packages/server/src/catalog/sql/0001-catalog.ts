@@ -164,6 +164,7 @@ create table spillway.journal (
   ended_at timestamptz
 );
 create index journal_open on spillway.journal (op_id) where phase = 'open';
+create index journal_relation on spillway.journal (relation_id, op_id);
 
 create table spillway.staged_file (
   path text primary key,
