@@ -1,5 +1,6 @@
 /** What commands that work on a source open, from their settings: closed when the command ends. */
 import { hostname } from "node:os";
+import { armFault } from "@spillway/base/fault";
 import { SETTINGS } from "@spillway/base/settings";
 import { openRuntime, type Runtime, type RuntimeOptions } from "@spillway/server/roles/runtime";
 import { requireCatalog } from "@spillway/server/catalog/catalog";
@@ -27,6 +28,7 @@ export function sourceOptions(run: CommandContext): Omit<RuntimeOptions, "applic
 
 /** Pool, store, cache and engine of the source that the settings name. Throws `config_missing` before it opens anything. */
 export async function openSource(run: CommandContext, applicationName: string): Promise<Runtime> {
+  armFault(run.env["SPILLWAY_FAULT"]);
   const runtime = await openRuntime({ ...sourceOptions(run), applicationName });
   run.onClose(() => runtime.close());
   return runtime;
