@@ -5,6 +5,7 @@ import { registerCatalog } from "./commands/catalog.ts";
 import { registerConfig } from "./commands/config.ts";
 import { registerInit } from "./commands/init.ts";
 import { registerRegister } from "./commands/register.ts";
+import { registerSql } from "./commands/sql.ts";
 import { registerStatus } from "./commands/status.ts";
 import { registerWorker } from "./commands/worker.ts";
 import type { CliContext } from "./context.ts";
@@ -16,6 +17,7 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerWorker,
   registerRegister,
   registerStatus,
+  registerSql,
   registerCatalog,
   registerConfig,
   registerBench,

@@ -90,6 +90,9 @@ const code = await run(
   {
     out: (text) => void process.stdout.write(text),
     err: (text) => void process.stderr.write(text),
+    outDrained: async () => {
+      if (process.stdout.writableNeedDrain) await new Promise((resolve) => process.stdout.once("drain", resolve));
+    },
     outIsTerminal: process.stdout.isTTY === true && process.env["NO_COLOR"] === undefined,
     errIsTerminal: process.stderr.isTTY === true && process.env["NO_COLOR"] === undefined,
     columns: process.stderr.columns ?? 100,

@@ -6,6 +6,8 @@ export type { Column, ColumnBatch };
 export interface Streams {
   readonly out: (text: string) => void;
   readonly err: (text: string) => void;
+  /** Resolves when what was written has left this process, or nearly. */
+  readonly outDrained?: () => Promise<void>;
   /** Whether the stream is a terminal that wants colors and moving lines. */
   readonly outIsTerminal: boolean;
   readonly errIsTerminal: boolean;
@@ -45,6 +47,21 @@ export class Output {
   raw(text: string): void {
     this.#endProgress();
     this.#streams.out(text);
+  }
+
+  /** Rows of a result: waits while whoever reads them is slower. */
+  async stream(text: string): Promise<void> {
+    if (text === "") return;
+    this.#endProgress();
+    this.#streams.out(text);
+    await this.#streams.outDrained?.();
+  }
+
+  /** A line for people beside the result: on standard error, in no color; nothing with `--json`. */
+  note(text: string): void {
+    if (this.json || this.quiet) return;
+    this.#endProgress();
+    this.#streams.err(`${text}\n`);
   }
 
   error(text: string): void {
