@@ -2,7 +2,7 @@
  * What planning a filtered read costs: a table of many files with column bounds, each with a deletion
  * vector, in one manifest and in a hundred; filters on the partition column, on a sorted key and on a
  * text. Cold: nothing parsed yet (the files are in the system's cache). Warm: manifests parsed.
- * Run: node --import tsx --conditions source scripts/bench-plan.ts [files]. Ends with one JSON line; exits 1 when a bar fails.
+ * Run: npx tsc -b && node --import tsx scripts/bench-plan.ts [files]. Ends with one JSON line; exits 1 when a bar fails.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -113,6 +113,7 @@ const round = (ms: number): number => Math.round(ms * 10) / 10;
 async function measure(store: FileStore, metadata: TableMetadata, filter: Expr) {
   const cold: number[] = [];
   const warm: number[] = [];
+  const cpu: number[] = [];
   let tasks = 0;
   const time = async (cache: ManifestCache, into: number[]): Promise<void> => {
     const start = performance.now();
@@ -122,12 +123,16 @@ async function measure(store: FileStore, metadata: TableMetadata, filter: Expr) 
   let cacheBytes = 0;
   for (let run = 0; run < COLD_RUNS; run++) {
     const cache = new ManifestCache();
+    const before = process.cpuUsage();
     await time(cache, cold);
+    const { user, system } = process.cpuUsage(before);
+    cpu.push((user + system) / 1000);
     for (let again = 0; again < WARM_RUNS / COLD_RUNS; again++) await time(cache, warm);
     cacheBytes = cache.stats.bytes;
   }
   return {
     cold_ms: round(median(cold)),
+    cold_cpu_ms: round(median(cpu)),
     warm_ms: round(median(warm)),
     tasks,
     cache_mb: Math.round(cacheBytes / 1e5) / 10,

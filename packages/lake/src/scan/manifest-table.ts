@@ -217,7 +217,15 @@ function fieldOf(record: AvroRecord, id: number, name: string): AvroSchema | und
 /** The usual form (null or an array of int keys and long or bytes values) is searched without decoding the rest. */
 function mapReader(schema: AvroSchema): MapReader {
   const fast = usualForm(schema);
-  if (fast) return (raw, key) => (raw === undefined ? undefined : searchMap(raw, key, fast.nullFirst, fast.isBytes));
+  if (fast) {
+    const varints = new Varints();
+    return (raw, key) => {
+      if (raw === undefined || (raw[0] === 0) === fast.nullFirst) return undefined;
+      varints.bytes = raw as Uint8Array<ArrayBuffer>;
+      varints.at = 1;
+      return searchMap(varints, key, fast.isBytes);
+    };
+  }
   const decode = compileDecoder(schema);
   return (raw, key) => {
     if (raw === undefined) return undefined;
@@ -239,20 +247,46 @@ function usualForm(schema: AvroSchema): { nullFirst: boolean; isBytes: boolean }
   return { nullFirst, isBytes: value.type === "bytes" };
 }
 
-function searchMap(
-  raw: Uint8Array,
-  key: number,
-  nullFirst: boolean,
-  isBytes: boolean,
-): Uint8Array | number | undefined {
-  const cursor = new Cursor(raw);
-  if ((cursor.int() === 0) === nullFirst) return undefined;
-  for (let count = cursor.int(); count !== 0; count = cursor.int()) {
-    if (count < 0) cursor.skipLong();
+/** Variable-length numbers below 2^53, for the inner loop of a cold plan. Past the end reads as zeros. */
+class Varints {
+  bytes = new Uint8Array(0);
+  at = 0;
+
+  /** As it is encoded: zigzag. */
+  raw(): number {
+    let byte = this.bytes[this.at++] ?? 0;
+    let value = byte & 0x7f;
+    for (let scale = 128; byte >= 0x80; scale *= 128) {
+      byte = this.bytes[this.at++] ?? 0;
+      value += (byte & 0x7f) * scale;
+    }
+    return value;
+  }
+
+  int(): number {
+    const value = this.raw();
+    return value % 2 === 0 ? value / 2 : -(value + 1) / 2;
+  }
+
+  skip(): void {
+    while ((this.bytes[this.at++] ?? 0) >= 0x80);
+  }
+}
+
+function searchMap(varints: Varints, key: number, isBytes: boolean): Uint8Array | number | undefined {
+  const wanted = key * 2;
+  for (let count = varints.int(); count !== 0; count = varints.int()) {
+    if (count < 0) varints.skip();
     for (let left = Math.abs(count); left > 0; left--) {
-      if (cursor.int() === key) return isBytes ? cursor.blob() : cursor.int();
-      if (isBytes) cursor.skipBlob();
-      else cursor.skipLong();
+      const found = varints.raw() === wanted;
+      if (!isBytes) {
+        if (found) return varints.int();
+        varints.skip();
+        continue;
+      }
+      const length = varints.int();
+      if (found) return varints.bytes.subarray(varints.at, varints.at + length);
+      varints.at += length;
     }
   }
   return undefined;
