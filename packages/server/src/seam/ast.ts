@@ -145,9 +145,7 @@ const OPAQUE = new Set(["PIVOT", "SHOW_REF"]);
  * The columns of a reference that the query may use, by a rule that can only find too many: those whose name appears
  * anywhere as a part of a column name; all where a star, a natural join or the whole row may mean them.
  */
-export function usedNames(
-  root: AstNode,
-): (ref: TableRef, columns: readonly string[]) => readonly string[] {
+export function usedNames(root: AstNode): (ref: TableRef, columns: readonly string[]) => readonly string[] {
   const names = new Set<string>();
   const starred = new Set<string>();
   const starSelects = new Set<AstNode>();

@@ -10,7 +10,7 @@ import { createTestDatabase, type TestDatabase } from "@spillway/testkit/databas
 import { testMajors } from "@spillway/testkit/binaries";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Engine, valueAt } from "../engine/engine.ts";
-import { createSeam, type QueryOptions, type QueryStats, type Seam } from "./seam.ts";
+import { createSeam, printExplanation, type QueryOptions, type QueryStats, type Seam } from "./seam.ts";
 import { installCatalog, TieredTable } from "./test-table.ts";
 
 /** Values as text, the same for both sides. */
@@ -46,6 +46,14 @@ describe.each(testMajors())("on Postgres %s", (major) => {
         key: "ts",
         keyKind: "timestamptz",
         pk: ["id", "ts"],
+        leaves: [1, 3, 7].map((day, i) => {
+          const to = [3, 7, 20][i] ?? 0;
+          return {
+            from: `'2024-01-0${day} 00:00:00+00'`,
+            to: `'2024-01-${to} 00:00:00+00'`,
+            hi: BigInt(Date.UTC(2024, 0, to)) * 1000n,
+          };
+        }),
       },
     );
     await events.both(
@@ -225,6 +233,16 @@ describe.each(testMajors())("on Postgres %s", (major) => {
     ["select sum(n) s from (select count(*) n from events group by kind having count(*) > 5) x", ["s"]],
   ] as const)("%s", async (sql, columns) => {
     await check(sql, columns);
+  });
+
+  test("explain says what is read, and leaves nothing open", async () => {
+    const plan = await seam.explain("select sum(score * 2) from events where ts >= '2024-01-06' and kind = 'new'");
+    expect(plan.rows).toBe(null);
+    expect(plan.tables[0]).toMatchObject({ tier: "both", columns: ["ts", "kind", "score"] });
+    expect(plan.tables[0]?.filesSkipped).toBeGreaterThan(0);
+    expect(plan.tables[0]?.bytesSkipped).toBeGreaterThan(plan.tables[0]?.bytesRead ?? 0);
+    expect(printExplanation(plan).join("\n")).toMatch(/events: both[\s\S]*skipped/);
+    expect((await seam.explain("select 1 from events where id < 3", { analyze: true })).rows).toBe(3);
   });
 
   test("top n by an order of both tiers", async () => {

@@ -52,6 +52,8 @@ export interface QueryStats {
   /** Milliseconds until the rows of Postgres were here and its transaction over. */
   readonly fetchMs: number;
   readonly aggregatePushdown: boolean;
+  /** The statement that DuckDB runs, over views of the tables' parts. */
+  readonly sql: string;
 }
 
 export interface QueryResult {
@@ -119,7 +121,7 @@ class Statement {
     const result = await this.#session.query(final, { params, ...(signal ? { signal } : {}) });
     return {
       columns: result.columns,
-      stats: { tables: this.#open.map((t) => t.stats), fetchMs, aggregatePushdown: plan !== null },
+      stats: { tables: this.#open.map((t) => t.stats), fetchMs, aggregatePushdown: plan !== null, sql: final },
       batches: () => this.#deliver(result.batches()),
       close: () => this.end(),
     };

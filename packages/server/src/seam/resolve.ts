@@ -91,6 +91,7 @@ export class Resolver {
     connection: RawConnection,
     names: readonly RelationName[],
     signal?: AbortSignal,
+    access: "READ ONLY" | "READ WRITE" = "READ ONLY",
   ): Promise<ResolvedRelation[]> {
     const options = signal ? { signal } : {};
     for (let tries = 1; tries <= TRIES; tries++) {
@@ -106,7 +107,7 @@ export class Resolver {
       const lock = list === "" ? "" : `LOCK TABLE ${list} IN ACCESS SHARE MODE;`;
       try {
         const results = await connection.query(
-          `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ${lock} ${stateSql(names)}`,
+          `BEGIN ISOLATION LEVEL REPEATABLE READ ${access}; ${lock} ${stateSql(names)}`,
           options,
         );
         const now = parseState(must(results.at(-1), "state").rows);

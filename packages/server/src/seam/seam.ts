@@ -5,6 +5,8 @@ import type { LocalCache } from "@spillway/lake/store/cache";
 import type { ObjectStore } from "@spillway/lake/store/store";
 import type { Conninfo } from "@spillway/pg/conninfo";
 import type { Engine } from "../engine/engine.ts";
+import { type ExecuteOptions, type ExecuteResult, runDml } from "./corrections.ts";
+import { explain, type Explanation } from "./explain.ts";
 import { LakeReader } from "./lake-reader.ts";
 import { PinKeeper } from "./pins.ts";
 import { type QueryOptions, type QueryParts, type QueryResult, runQuery } from "./query.ts";
@@ -57,6 +59,19 @@ export class Seam {
     return runQuery(this.#parts, sql, options);
   }
 
+  /** What a read touches in each tier, and what was pushed down; with `analyze` it is run to its end. */
+  explain(sql: string, options: QueryOptions & { readonly analyze?: boolean } = {}): Promise<Explanation> {
+    return explain((o) => this.query(sql, o), options);
+  }
+
+  /**
+   * An INSERT, UPDATE or DELETE in Postgres's SQL over both tiers, in one transaction of its own. Errors: Postgres's,
+   * `sql_unsupported`, `limit_exceeded`.
+   */
+  execute(sql: string, options: ExecuteOptions = {}): Promise<ExecuteResult> {
+    return runDml(this.#parts, sql, options);
+  }
+
   /** Gives the pins back and closes the connections. The engine is the caller's. */
   async close(): Promise<void> {
     await this.#parts.pins.close();
@@ -72,3 +87,5 @@ export type { QueryOptions, QueryResult, QueryStats } from "./query.ts";
 export type { AsOf, TableStats } from "./table-read.ts";
 export { type Pin, PinKeeper, type PinOptions } from "./pins.ts";
 export { Source, type SourceOptions } from "./source.ts";
+export type { ExecuteOptions, ExecuteResult } from "./corrections.ts";
+export { type Explanation, printExplanation } from "./explain.ts";

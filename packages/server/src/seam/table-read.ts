@@ -37,6 +37,8 @@ export interface TableRequest {
   readonly columns: readonly SeamColumn[];
   readonly predicates: readonly Predicate[];
   readonly asOf: AsOf | null;
+  /** Leaves the heap out: only rows below T are wanted. */
+  readonly coldOnly?: boolean;
   /** Instead of rows: this query over `heap`, computed by Postgres; see aggregate.ts. */
   readonly heapQuery?: HeapQuery;
 }
@@ -233,7 +235,7 @@ function partsOf(request: TableRequest): Parts {
   const above = range.high === null || range.high >= t;
   const cut = `${quoteIdent(key.spec.name)} >= ${keyLiteral(must(lake.keyKind, "key kind"), t)}`;
   return {
-    heap: above ? [cut, ...pushed] : null,
+    heap: above && request.coldOnly !== true ? [cut, ...pushed] : null,
     lake: below && lake.s !== null ? { snapshotId: lake.s } : null,
     delta: below ? t : null,
   };

@@ -15,10 +15,11 @@ import { quoteIdent, quoteQualified } from "@spillway/pg/quote";
 import { connectRaw } from "@spillway/pg/wire/connect-raw";
 import {
   CATALOG_MIGRATIONS,
-  createDelta,
   captureSpecOf,
+  columnSignature,
   type Db,
   insertRelation,
+  installRelation,
   type KeyKind,
   KEY_MIN,
   keyLiteral,
@@ -44,6 +45,8 @@ export interface TableOptions {
   readonly key: string;
   readonly keyKind: KeyKind;
   readonly pk: readonly string[];
+  /** Partitions: bounds as SQL constants, and the upper one as a canonical key. */
+  readonly leaves: readonly { readonly from: string; readonly to: string; readonly hi: bigint }[];
   readonly mode?: Mode;
   readonly keepHeap?: boolean;
 }
@@ -86,6 +89,10 @@ export class TieredTable {
     await db.query("create schema if not exists model");
     await db.query(`create table ${sql} (${options.columns}) partition by range (${quoteIdent(options.key)})`);
     await db.query(`create table ${quoteQualified(schema, `${options.name}_landing`)} partition of ${sql} default`);
+    for (const [i, leaf] of options.leaves.entries()) {
+      const name = quoteQualified(schema, `${options.name}_p${i}`);
+      await db.query(`create table ${name} partition of ${sql} for values from (${leaf.from}) to (${leaf.to})`);
+    }
     await db.query(`create table ${quoteQualified("model", options.name)} (${options.columns})`);
     const { rows } = await db.query<{ oid: string }>(
       `select '${sql.replaceAll("'", "''")}'::regclass::oid::text as oid`,
@@ -135,7 +142,7 @@ export class TieredTable {
       partitionMonths: null,
       lakePartition: null,
       options: {},
-      columnSignature: "",
+      columnSignature: await columnSignature(db, relid),
       columns: columns.map((c) => ({
         attnum: c.attnum,
         fieldId: c.attnum,
@@ -150,7 +157,16 @@ export class TieredTable {
       t: KEY_MIN,
     });
     const relation = must(await loadRelation(db, relationId), "relation");
-    await db.query(createDelta(captureSpecOf(relation, columns)));
+    const landing = `${options.name}_landing`;
+    const found = await db.query<{ oid: string }>("select $1::regclass::oid::text as oid", [
+      quoteQualified(schema, landing),
+    ]);
+    await installRelation(db, captureSpecOf(relation, columns), {
+      oid: Number(must(found.rows[0], "landing").oid),
+      schemaName: schema,
+      name: landing,
+      isLanding: true,
+    });
     return new TieredTable(fixture, options, { relationId, lakeId }, columns);
   }
 
@@ -197,7 +213,7 @@ export class TieredTable {
     return { metadata, location: row.metadata_location, version: row.metadata_version };
   }
 
-  /** Copies the rows below `hi` to the lake, moves T there, and deletes them from the heap (not for keep-heap). */
+  /** Copies the rows below `hi` to the lake, moves T there, and drops their partitions (not for keep-heap). */
   async tier(hi: bigint, fileRows?: number): Promise<void> {
     const { db, url, engine, store } = this.#fixture;
     const key = quoteIdent(this.#options.key);
@@ -243,7 +259,15 @@ export class TieredTable {
       String(next.currentSnapshotId),
       String(next.lastSequenceNumber),
     ]);
+    await db.query("update spillway.seam_guard set t = $2 where relation_id = $1", [
+      this.relationId.toString(),
+      hi.toString(),
+    ]);
     await db.query("commit");
-    if (!this.#options.keepHeap) await db.query(`delete from ${this.sql} where ${key} < ${keyLiteral(keyKind, hi)}`);
+    if (this.#options.keepHeap) return;
+    for (const [i, leaf] of this.#options.leaves.entries()) {
+      const name = quoteQualified(this.#options.schema ?? "public", `${this.#options.name}_p${i}`);
+      if (leaf.hi <= hi) await db.query(`drop table if exists ${name}`);
+    }
   }
 }

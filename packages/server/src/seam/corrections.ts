@@ -1,0 +1,417 @@
+/**
+ * INSERT, UPDATE and DELETE over both tiers in one Postgres transaction. Postgres evaluates the statement, in its own
+ * dialect, for both: for the heap's rows through a view of `key >= T`, and for the lake's rows in a temporary table that is
+ * filled with those that the statement can concern. What changed there goes into the delta, or into the heap when the row's
+ * tier key is now at or above T. So expressions, defaults, constraints (but for foreign keys), ON CONFLICT and RETURNING
+ * mean what they always mean; only user triggers do not fire for rows in the lake.
+ *
+ * The transaction is REPEATABLE READ and holds the cut-line FOR SHARE: whoever changes the same rows, folds them or moves T
+ * meanwhile makes Postgres refuse this one with 40001, and it runs again.
+ */
+import { must } from "@spillway/base/assert";
+import type { Clock } from "@spillway/base/clock";
+import type { ColumnBatch } from "@spillway/base/columns";
+import { SpillwayError } from "@spillway/base/errors";
+import { retry } from "@spillway/base/retry";
+import { copyIn } from "@spillway/pg/copy/copy-in";
+import { isSerializationError } from "@spillway/pg/pg-error";
+import { quoteIdent } from "@spillway/pg/quote";
+import type { RawConnection } from "@spillway/pg/wire/connection";
+import type { TextField, TextResult } from "@spillway/pg/wire/query";
+import { KEY_MIN, keyLiteral } from "../catalog/catalog.ts";
+import { duckIdent, type EngineParam, type EngineSession } from "../engine/engine.ts";
+import { isNode, parseSelect } from "./ast.ts";
+import { countOf, writeDelta } from "./delta-write.ts";
+import { extractPredicates, type Predicate, toDuckCondition } from "./predicates.ts";
+import type { QueryParts } from "./query.ts";
+import type { LakeState, ResolvedRelation, SeamColumn } from "./resolve.ts";
+import { type Dml, inlineParams, parseDml } from "./sql-lex.ts";
+import { stageCopy } from "./staging.ts";
+
+export interface ExecuteOptions {
+  readonly params?: readonly EngineParam[];
+  readonly signal?: AbortSignal;
+  /** Lake rows that a statement may have to look at. Default 1 000 000. */
+  readonly maxLakeRows?: number;
+}
+
+export interface ExecuteResult {
+  readonly command: "INSERT" | "UPDATE" | "DELETE";
+  readonly rowCount: number;
+  /** Of RETURNING, as Postgres's text. */
+  readonly columns: readonly TextField[];
+  readonly rows: readonly (readonly (string | null)[])[];
+  /** Delta rows written, tombstones included. */
+  readonly deltaRows: number;
+}
+
+const DEFAULT_MAX_ROWS = 1_000_000;
+const RETRIES = { attempts: 6, totalMs: 15_000, firstDelayMs: 10, maxDelayMs: 500 };
+
+export async function runDml(parts: QueryParts, text: string, options: ExecuteOptions): Promise<ExecuteResult> {
+  const dml = parseDml(options.params ? inlineParams(text, options.params) : text);
+  const clock: Clock = parts.clock;
+  return retry({ ...RETRIES, clock, random: Math.random, retryable: isSerializationError }, () =>
+    attempt(parts, dml, options),
+  );
+}
+
+async function attempt(parts: QueryParts, dml: Dml, options: ExecuteOptions): Promise<ExecuteResult> {
+  const pin = await parts.pins.take();
+  const connection = await parts.source.acquire();
+  const session = await parts.engine.session();
+  try {
+    const names = [{ schema: dml.schema, name: dml.name }];
+    const [relation] = await parts.resolver.begin(connection, names, options.signal, "READ WRITE");
+    const work = new Correction(parts, connection, session, dml, must(relation, "relation"), options);
+    const result = await work.run();
+    pin.check();
+    await commit(connection);
+    return result;
+  } catch (error) {
+    if (connection.isOpen && connection.transactionStatus !== "I") await connection.query("ROLLBACK").catch(() => {});
+    throw error;
+  } finally {
+    // Its temporary tables end with it.
+    parts.engine.release(session, false);
+    parts.source.release(connection);
+    pin.release();
+  }
+}
+
+async function commit(connection: RawConnection): Promise<void> {
+  try {
+    const [result] = await connection.query("COMMIT");
+    if (result?.tag !== "COMMIT")
+      throw new SpillwayError("pg_error", "The transaction had failed before its COMMIT and was rolled back.");
+  } catch (error) {
+    if (connection.isOpen) throw error;
+    throw new SpillwayError("pg_commit_unknown", "The connection ended during COMMIT.", { cause: error });
+  }
+}
+
+const COLD = "pg_temp.spw_cold";
+const BEFORE = "pg_temp.spw_before";
+const NEW = "pg_temp.spw_new";
+const HOT = "pg_temp.spw_hot";
+
+class Correction {
+  readonly #parts: QueryParts;
+  readonly #connection: RawConnection;
+  readonly #session: EngineSession;
+  readonly #dml: Dml;
+  readonly #relation: ResolvedRelation;
+  readonly #options: ExecuteOptions;
+
+  constructor(
+    parts: QueryParts,
+    connection: RawConnection,
+    session: EngineSession,
+    dml: Dml,
+    relation: ResolvedRelation,
+    options: ExecuteOptions,
+  ) {
+    this.#parts = parts;
+    this.#connection = connection;
+    this.#session = session;
+    this.#dml = dml;
+    this.#relation = relation;
+    this.#options = options;
+  }
+
+  async run(): Promise<ExecuteResult> {
+    const { lake } = this.#relation;
+    if (!lake || !isSplit(lake)) return this.#result([await this.#query(this.#dml.sql)], 0);
+    const { t, r } = await this.#holdCutLine(lake);
+    if (lake.mode === "direct") {
+      throw new SpillwayError(
+        "sql_unsupported",
+        `Corrections of the direct table ${this.#relation.sql} are not supported by this release.`,
+      );
+    }
+    await this.#workspace(t);
+    await this.#refuseTieredReads();
+    const results = this.#dml.verb === "insert" ? await this.#insert(t) : await this.#change(t);
+    const query = (sql: string): Promise<TextResult> => this.#query(sql);
+    const deltaRows = await writeDelta({ query, relation: this.#relation, lake, r, cold: COLD, before: BEFORE });
+    await this.#query(`DROP VIEW ${HOT}`);
+    return this.#result(results, deltaRows);
+  }
+
+  #key(): SeamColumn {
+    return must(
+      this.#relation.columns.find((c) => c.attnum === this.#relation.lake?.keyAttnum),
+      "tier key",
+    );
+  }
+
+  #pk(): SeamColumn[] {
+    const pk = this.#relation.lake?.pkAttnums ?? [];
+    return pk.map((n) =>
+      must(
+        this.#relation.columns.find((c) => c.attnum === n),
+        "primary key",
+      ),
+    );
+  }
+
+  #isBelow(t: bigint, sql: string): string {
+    return `${sql} < ${keyLiteral(must(this.#relation.lake?.keyKind, "key kind"), t)}`;
+  }
+
+  async #holdCutLine(lake: LakeState): Promise<{ t: bigint; r: bigint | null }> {
+    const result = await this.#query(
+      `SELECT t, r FROM spillway.seam_guard WHERE relation_id = ${lake.relationId} FOR SHARE`,
+    );
+    const row = must(result.rows[0], "seam");
+    return { t: BigInt(must(row[0], "T")), r: row[1] === null || row[1] === undefined ? null : BigInt(row[1]) };
+  }
+
+  /** Temporary tables like the table, without its rows; and the view of the heap's part. */
+  async #workspace(t: bigint): Promise<void> {
+    const { sql, columns } = this.#relation;
+    const pk = this.#pk()
+      .map((c) => quoteIdent(c.spec.name))
+      .join(", ");
+    const like = `(LIKE ${sql} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS) ON COMMIT DROP`;
+    const tables = this.#dml.verb === "insert" ? [COLD, NEW] : [COLD];
+    const identities = columns.filter((c) => c.table.identity !== "");
+    const sequences = identities.map((c) => {
+      const from = `pg_get_serial_sequence('${sql.replaceAll("'", "''")}', '${c.spec.name.replaceAll("'", "''")}')`;
+      return { name: quoteIdent(c.spec.name), from };
+    });
+    for (const table of tables) await this.#query(`CREATE TEMP TABLE ${table.replace("pg_temp.", "")} ${like}`);
+    for (const { name, from } of sequences) {
+      const found = (await this.#query(`SELECT ${from}`)).rows[0]?.[0];
+      for (const table of tables) {
+        await this.#query(
+          `ALTER TABLE ${table} ALTER ${name} SET DEFAULT nextval('${String(found).replaceAll("'", "''")}'::regclass)`,
+        );
+      }
+    }
+    await this.#query(`ALTER TABLE ${COLD} ADD PRIMARY KEY (${pk})`);
+    const key = quoteIdent(this.#key().spec.name);
+    await this.#query(`CREATE TEMP VIEW spw_hot AS SELECT * FROM ${sql} WHERE NOT (${this.#isBelow(t, key)})`);
+  }
+
+  /** A subquery over another registered table would see its heap only. */
+  async #refuseTieredReads(): Promise<void> {
+    const text = this.#dml.verb === "insert" ? this.#dml.retargetBody(NEW) : this.#dml.retarget(COLD);
+    const plan = await this.#query(`EXPLAIN (FORMAT JSON, VERBOSE, COSTS OFF) ${text}`);
+    const json = JSON.parse(plan.rows.map((row) => row[0]).join("\n")) as unknown;
+    const seen = new Set<string>();
+    collectRelations(json, seen);
+    if (seen.size === 0) return;
+    const list = [...seen].map((name) => `'${name.replaceAll("'", "''")}'`).join(", ");
+    const found = await this.#query(`SELECT x.schema_name || '.' || x.table_name FROM unnest(ARRAY[${list}]) n (name)
+      JOIN spillway.relation x ON x.relid IN (to_regclass(n.name), pg_partition_root(to_regclass(n.name))) LIMIT 1`);
+    const table = found.rows[0]?.[0];
+    if (table === undefined || table === null) return;
+    throw new SpillwayError(
+      "sql_unsupported",
+      `The statement reads the registered table ${table}, of which Postgres sees only the heap.`,
+      {
+        remedy: "Read it by `spillway sql` first, and write the values into the statement.",
+      },
+    );
+  }
+
+  async #change(t: bigint): Promise<TextResult[]> {
+    await this.#loadCold(await this.#wherePredicates(), null);
+    // The lake's rows first: a heap row that the statement moves below T must not be met again.
+    const cold = await this.#query(this.#dml.retarget(COLD));
+    const hot = await this.#query(this.#dml.retarget(HOT));
+    if (this.#dml.verb === "update") await this.#refuseDuplicates(t);
+    const key = quoteIdent(this.#key().spec.name);
+    const list = this.#writable().join(", ");
+    await this.#query(
+      `WITH moved AS (DELETE FROM ${COLD} WHERE NOT (${this.#isBelow(t, key)}) RETURNING ${list})
+       INSERT INTO ${this.#relation.sql} (${list}) OVERRIDING SYSTEM VALUE SELECT ${list} FROM moved`,
+    );
+    return [cold, hot];
+  }
+
+  /** A primary key that the statement made may be one that the lake has and that was not loaded. */
+  async #refuseDuplicates(t: bigint): Promise<void> {
+    const pk = this.#pk().map((c) => quoteIdent(c.spec.name));
+    const same = pk.map((n) => `b.${n} = c.${n}`).join(" AND ");
+    const below = this.#isBelow(t, `c.${quoteIdent(this.#key().spec.name)}`);
+    const fresh = `FROM ${COLD} c WHERE ${below} AND NOT EXISTS (SELECT FROM ${BEFORE} b WHERE ${same})`;
+    const made = await this.#stageKeys(`SELECT ${pk.map((n) => `c.${n}`).join(", ")} ${fresh}`);
+    if (made.rows === 0) return;
+    const found = await this.#readCold(
+      this.#pk(),
+      await this.#keyPredicates(made.table),
+      made.table,
+      async (batches) => {
+        for await (const batch of batches) if (batch.length > 0) return true;
+        return false;
+      },
+    );
+    if (found !== true) return;
+    throw new SpillwayError(
+      "pg_error",
+      `The statement makes a primary key of ${this.#relation.sql} that exists: duplicate key value.`,
+      {
+        details: { sqlstate: "23505" },
+      },
+    );
+  }
+
+  #stageKeys(select: string): Promise<{ table: string; rows: number }> {
+    return stageCopy({
+      connection: this.#connection,
+      session: this.#session,
+      table: this.#parts.engine.freshName("fresh"),
+      temporary: true,
+      select,
+      columns: this.#pk().map((c) => c.plan),
+    });
+  }
+
+  async #insert(t: bigint): Promise<TextResult[]> {
+    await this.#query(this.#dml.retargetBody(NEW));
+    const key = quoteIdent(this.#key().spec.name);
+    const list = this.#writable().join(", ");
+    const names = this.#pk()
+      .map((c) => quoteIdent(c.spec.name))
+      .join(", ");
+    const staged = await this.#stageKeys(`SELECT DISTINCT ${names} FROM ${NEW} WHERE ${this.#isBelow(t, key)}`);
+    if (staged.rows > 0) await this.#loadCold(await this.#keyPredicates(staged.table), staged.table);
+    else await this.#query(`CREATE TEMP TABLE spw_before ON COMMIT DROP AS TABLE ${COLD}`);
+    const alias = quoteIdent(this.#dml.alias);
+    const into = (table: string, condition: string): Promise<TextResult> =>
+      this.#query(
+        `INSERT INTO ${table} AS ${alias} (${list}) OVERRIDING SYSTEM VALUE SELECT ${list} FROM ${NEW} WHERE ${condition} ${this.#dml.tail}`,
+      );
+    const below = this.#isBelow(t, key);
+    // A NULL key is neither: it goes to the heap, which refuses it.
+    const hot = await into(this.#relation.sql, `(${below}) IS NOT TRUE`);
+    return [hot, await into(COLD, below)];
+  }
+
+  #writable(): string[] {
+    return this.#relation.columns.filter((c) => c.table.generated === "").map((c) => quoteIdent(c.spec.name));
+  }
+
+  /** What the statement's WHERE says of the target, as far as it is understood. */
+  async #wherePredicates(): Promise<readonly Predicate[]> {
+    const { where, alias, hasOthers } = this.#dml;
+    if (where === null) return [];
+    const parsed = await parseSelect(this.#session, `SELECT 1 FROM x WHERE (${where}\n)`).catch(() => null);
+    if (!parsed || !isNode(parsed.node["where_clause"])) return [];
+    const lookup = (names: readonly string[]): SeamColumn | null => {
+      const name = names.at(-1)?.toLowerCase();
+      if (names.length === 1 ? hasOthers : names.at(-2)?.toLowerCase() !== alias.toLowerCase()) return null;
+      const found = this.#relation.columns.filter((c) => c.spec.name.toLowerCase() === name);
+      return found.length === 1 ? (found[0] ?? null) : null;
+    };
+    const { predicates } = await extractPredicates(this.#session, parsed.node["where_clause"], lookup, []);
+    return predicates;
+  }
+
+  /** The range of tier keys of the new rows. */
+  async #keyPredicates(table: string): Promise<readonly Predicate[]> {
+    const column = this.#key();
+    const name = duckIdent(column.spec.name);
+    const [range] = await this.#session.rows(`SELECT min(${name}), max(${name}) FROM ${duckIdent(table)}`);
+    const [low, high] = [range?.[0] as number | bigint, range?.[1] as number | bigint];
+    return [
+      { op: ">=", column, value: low },
+      { op: "<=", column, value: high },
+    ];
+  }
+
+  /** Fills the temporary table with the rows below T that the predicates (and the primary keys of `only`) leave. */
+  async #loadCold(predicates: readonly Predicate[], only: string | null): Promise<void> {
+    const stored = this.#relation.columns.filter((c) => c.table.generated === "");
+    const into = `${COLD} (${stored.map((c) => quoteIdent(c.spec.name)).join(", ")})`;
+    await this.#readCold(stored, predicates, only, (batches) =>
+      copyIn({ connection: this.#connection, into, batches: this.#bounded(batches) }),
+    );
+    await this.#query(
+      `CREATE TEMP TABLE spw_before ON COMMIT DROP AS TABLE ${COLD}; ANALYZE ${COLD}; ANALYZE ${BEFORE}`,
+    );
+  }
+
+  /** Rows below T as they are in this transaction's snapshot; null when there can be none. */
+  async #readCold<T>(
+    columns: readonly SeamColumn[],
+    predicates: readonly Predicate[],
+    only: string | null,
+    take: (batches: AsyncIterable<ColumnBatch>) => Promise<T>,
+  ): Promise<T | null> {
+    const request = {
+      relation: this.#relation,
+      columns: this.#relation.columns,
+      predicates,
+      asOf: null,
+      coldOnly: true,
+    };
+    const open = await this.#parts.tables.open(this.#connection, this.#session, request, this.#options.signal);
+    try {
+      if (open.lakeSql === null) return null;
+      const list = columns.map((c) => `r.${duckIdent(c.spec.name)}`).join(", ");
+      const on = this.#pk().map((c) => `r.${duckIdent(c.spec.name)} = o.${duckIdent(c.spec.name)}`);
+      const join = only === null ? "" : ` SEMI JOIN ${duckIdent(only)} o ON ${on.join(" AND ")}`;
+      const where = predicates.length === 0 ? "" : ` WHERE ${predicates.map(toDuckCondition).join(" AND ")}`;
+      const sql = `SELECT ${list} FROM (SELECT * FROM (${open.lakeSql})${where}) r${join}`;
+      return await take((await this.#session.query(sql)).batches());
+    } finally {
+      await open.release();
+    }
+  }
+
+  async *#bounded(batches: AsyncIterable<ColumnBatch>): AsyncIterable<ColumnBatch> {
+    const limit = this.#options.maxLakeRows ?? DEFAULT_MAX_ROWS;
+    let rows = 0;
+    for await (const batch of batches) {
+      rows += batch.length;
+      if (rows > limit) {
+        throw new SpillwayError(
+          "limit_exceeded",
+          `The statement would have to look at more than ${limit} rows in the lake.`,
+          {
+            remedy: "Narrow its WHERE by the primary key or the tier key, or correct in several statements.",
+          },
+        );
+      }
+      yield batch;
+    }
+  }
+
+  async #query(sql: string): Promise<TextResult> {
+    const { signal } = this.#options;
+    return must((await this.#connection.query(sql, signal ? { signal } : {})).at(-1), "result");
+  }
+
+  #result(results: readonly TextResult[], deltaRows: number): ExecuteResult {
+    const { verb } = this.#dml;
+    return {
+      command: verb === "insert" ? "INSERT" : verb === "update" ? "UPDATE" : "DELETE",
+      rowCount: results.reduce((sum, r) => sum + countOf(r), 0),
+      columns: results[0]?.fields ?? [],
+      rows: results.flatMap((r) => r.rows),
+      deltaRows,
+    };
+  }
+}
+
+/** Whether rows of the table are in the lake only: else plain SQL does all, and captures carry it over. */
+function isSplit(lake: LakeState): boolean {
+  if (lake.state === "registering" || lake.keepHeap || lake.mode === "mirrored") return false;
+  return lake.t !== null && lake.t > KEY_MIN;
+}
+
+/** Every relation that a plan of EXPLAIN (FORMAT JSON, VERBOSE) scans. */
+function collectRelations(value: unknown, seen: Set<string>): void {
+  if (Array.isArray(value)) for (const item of value) collectRelations(item, seen);
+  else if (typeof value === "object" && value !== null) {
+    const node = value as Record<string, unknown>;
+    const [schema, name] = [node["Schema"], node["Relation Name"]];
+    if (typeof schema === "string" && typeof name === "string" && !schema.startsWith("pg_temp")) {
+      seen.add(`${quoteIdent(schema)}.${quoteIdent(name)}`);
+    }
+    for (const key of Object.keys(node)) collectRelations(node[key], seen);
+  }
+}

@@ -1,0 +1,214 @@
+/**
+ * As much of Postgres's lexical structure as it takes to find the parts of one INSERT, UPDATE or DELETE: where the target's name
+ * is, and where WHERE, ON CONFLICT and RETURNING begin. The statement itself is Postgres's to parse.
+ * Source: https://www.postgresql.org/docs/current/sql-syntax-lexical.html
+ */
+import { SpillwayError } from "@spillway/base/errors";
+import { quoteLiteral } from "@spillway/pg/quote";
+import type { EngineParam } from "../engine/engine.ts";
+
+interface Token {
+  readonly kind: "word" | "ident" | "string" | "param" | "other";
+  /** A word in lower case, an identifier without its quotes, else the text. */
+  readonly text: string;
+  readonly start: number;
+  readonly end: number;
+  /** Parentheses around it. */
+  readonly depth: number;
+}
+
+const SPACE = /\s+/y;
+const LINE_COMMENT = /--[^\n]*/y;
+const WORD = /[A-Za-z_\u0080-\uffff][A-Za-z0-9_$\u0080-\uffff]*/y;
+const IDENT = /"(?:[^"]|"")*"/y;
+const STRING = /'(?:[^']|'')*'/y;
+const ESCAPE_STRING = /[eE]'(?:[^'\\]|\\[\s\S]|'')*'/y;
+const PREFIX_STRING = /(?:[bBxXnN]|[uU]&)'(?:[^']|'')*'/y;
+const DOLLAR = /\$([A-Za-z_\u0080-\uffff][A-Za-z0-9_\u0080-\uffff]*)?\$/y;
+const PARAM = /\$\d+/y;
+const NUMBER = /\d[\d_.eE+-]*/y;
+
+function lex(sql: string): Token[] {
+  const tokens: Token[] = [];
+  let at = 0;
+  let depth = 0;
+  const take = (pattern: RegExp): string | null => {
+    pattern.lastIndex = at;
+    return pattern.exec(sql)?.[0] ?? null;
+  };
+  const push = (kind: Token["kind"], text: string, length: number): void => {
+    tokens.push({ kind, text, start: at, end: at + length, depth });
+    at += length;
+  };
+  while (at < sql.length) {
+    const skipped = take(SPACE) ?? take(LINE_COMMENT);
+    if (skipped !== null) {
+      at += skipped.length;
+      continue;
+    }
+    if (sql.startsWith("/*", at)) {
+      at = blockCommentEnd(sql, at);
+      continue;
+    }
+    const string = take(ESCAPE_STRING) ?? take(PREFIX_STRING) ?? take(STRING);
+    if (string !== null) push("string", string, string.length);
+    else if (take(PARAM) !== null) push("param", take(PARAM) ?? "", (take(PARAM) ?? "").length);
+    else if (take(DOLLAR) !== null) push("string", "", dollarEnd(sql, at, take(DOLLAR) ?? "") - at);
+    else if (take(IDENT) !== null) {
+      const ident = take(IDENT) ?? "";
+      push("ident", ident.slice(1, -1).replaceAll('""', '"'), ident.length);
+    } else if (take(WORD) !== null) push("word", (take(WORD) ?? "").toLowerCase(), (take(WORD) ?? "").length);
+    else if (take(NUMBER) !== null) push("other", take(NUMBER) ?? "", (take(NUMBER) ?? "").length);
+    else {
+      const char = sql[at] ?? "";
+      if (char === ")") depth -= 1;
+      push("other", char, 1);
+      if (char === "(") depth += 1;
+    }
+  }
+  return tokens;
+}
+
+function blockCommentEnd(sql: string, start: number): number {
+  let depth = 0;
+  for (let i = start; i < sql.length - 1; i++) {
+    const two = sql.slice(i, i + 2);
+    if (two === "/*" || two === "*/") {
+      depth += two === "/*" ? 1 : -1;
+      i += 1;
+      if (depth === 0) return i + 1;
+    }
+  }
+  throw new SpillwayError("sql_syntax", "A comment is not closed.");
+}
+
+function dollarEnd(sql: string, start: number, tag: string): number {
+  const end = sql.indexOf(tag, start + tag.length);
+  if (end < 0) throw new SpillwayError("sql_syntax", "A dollar-quoted text is not closed.");
+  return end + tag.length;
+}
+
+/** The statement with its parameters written into it, as untyped constants. */
+export function inlineParams(sql: string, params: readonly EngineParam[]): string {
+  let out = "";
+  let at = 0;
+  for (const token of lex(sql)) {
+    if (token.kind !== "param") continue;
+    const value = params[Number(token.text.slice(1)) - 1];
+    if (value === undefined)
+      throw new SpillwayError("sql_syntax", `The statement has ${token.text} and got ${params.length} parameters.`);
+    out += sql.slice(at, token.start) + literal(value);
+    at = token.end;
+  }
+  return out + sql.slice(at);
+}
+
+function literal(value: EngineParam): string {
+  if (value === null) return " NULL";
+  if (typeof value === "number" || typeof value === "bigint") return ` (${String(value)})`;
+  if (typeof value === "boolean") return ` ${String(value)}`;
+  return quoteLiteral(value instanceof Uint8Array ? `\\x${Buffer.from(value).toString("hex")}` : value);
+}
+
+export interface Dml {
+  readonly verb: "insert" | "update" | "delete";
+  readonly sql: string;
+  readonly schema: string;
+  readonly name: string;
+  /** The name by which the statement's expressions know the target. */
+  readonly alias: string;
+  /** The condition after WHERE; null without one. */
+  readonly where: string | null;
+  /** Other tables (USING, FROM) stand beside the target. */
+  readonly hasOthers: boolean;
+  /** INSERT: the statement up to ON CONFLICT or RETURNING, and what follows. */
+  readonly body: string;
+  readonly tail: string;
+  /** The statement with another table in the place of the target, under the target's name. */
+  retarget(table: string): string;
+  retargetBody(table: string): string;
+}
+
+/** Throws `sql_unsupported` for everything but one INSERT, UPDATE or DELETE without WITH. */
+export function parseDml(text: string): Dml {
+  const tokens = lex(text);
+  const last = tokens.at(-1);
+  const trimmed = last?.text === ";" && last.kind === "other" ? tokens.slice(0, -1) : tokens;
+  const sql = text.slice(0, trimmed.at(-1)?.end ?? 0);
+  if (trimmed.some((t) => t.text === ";" && t.kind === "other" && t.depth === 0)) {
+    throw new SpillwayError("sql_unsupported", "Give one statement at a time.");
+  }
+  const verb = trimmed[0]?.kind === "word" ? trimmed[0].text : "";
+  if (verb !== "insert" && verb !== "update" && verb !== "delete") {
+    throw new SpillwayError(
+      "sql_unsupported",
+      `A statement that begins with ${JSON.stringify(verb)} is not run over both tiers.`,
+    );
+  }
+  let at = 1;
+  const word = (i: number): string => (trimmed[i]?.kind === "word" ? (trimmed[i]?.text ?? "") : "");
+  if (verb === "insert" && word(at) === "into") at += 1;
+  if (verb === "delete" && word(at) === "from") at += 1;
+  if (word(at) === "only")
+    throw new SpillwayError("sql_unsupported", "ONLY leaves out the partitions, in which the rows are.");
+  const first = nameAt(trimmed, at);
+  const qualified = trimmed[at + 1]?.text === "." && trimmed[at + 1]?.kind === "other";
+  const second = qualified ? nameAt(trimmed, at + 2) : null;
+  const start = trimmed[at]?.start ?? 0;
+  at += qualified ? 3 : 1;
+  let end = trimmed[at - 1]?.end ?? 0;
+  const name = (second ?? first).text;
+  let alias = name;
+  if (word(at) === "as" || (verb !== "insert" && isAlias(trimmed[at]))) {
+    if (word(at) === "as") at += 1;
+    alias = nameAt(trimmed, at).text;
+    end = trimmed[at]?.end ?? end;
+  }
+  const top = (...words: string[]): number =>
+    trimmed.findIndex(
+      (t, i) =>
+        i >= at &&
+        t.depth === 0 &&
+        t.kind === "word" &&
+        words[0] === t.text &&
+        words.slice(1).every((w, k) => word(i + 1 + k) === w),
+    );
+  const returning = top("returning");
+  const conflict = verb === "insert" ? top("on", "conflict") : -1;
+  const where = verb === "insert" ? -1 : top("where");
+  if (where >= 0 && word(where + 1) === "current" && word(where + 2) === "of") {
+    throw new SpillwayError("sql_unsupported", "WHERE CURRENT OF is not run over both tiers.");
+  }
+  const stop = returning >= 0 ? (trimmed[returning]?.start ?? sql.length) : sql.length;
+  const split = conflict >= 0 ? (trimmed[conflict]?.start ?? stop) : stop;
+  const named = (table: string): string => `${table} AS ${quoted(alias)}`;
+  return {
+    verb,
+    sql,
+    schema: second ? first.text : "",
+    name,
+    alias,
+    where: where < 0 ? null : sql.slice(trimmed[where]?.end ?? 0, stop),
+    hasOthers: top(verb === "update" ? "from" : "using") >= 0,
+    body: sql.slice(0, split),
+    tail: sql.slice(split),
+    retarget: (table) => sql.slice(0, start) + named(table) + sql.slice(end),
+    retargetBody: (table) => sql.slice(0, start) + named(table) + sql.slice(end, split),
+  };
+}
+
+function quoted(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`;
+}
+
+const NOT_ALIASES = new Set(["set", "where", "using", "returning", "from"]);
+
+function isAlias(token: Token | undefined): boolean {
+  return token?.kind === "ident" || (token?.kind === "word" && !NOT_ALIASES.has(token.text));
+}
+
+function nameAt(tokens: readonly Token[], at: number): Token {
+  const token = tokens[at];
+  if (token?.kind === "word" || token?.kind === "ident") return token;
+  throw new SpillwayError("sql_syntax", "The statement does not name its table.");
+}
