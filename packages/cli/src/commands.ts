@@ -7,6 +7,8 @@ import { registerInit } from "./commands/init.ts";
 import { registerRegister } from "./commands/register.ts";
 import { registerSql } from "./commands/sql.ts";
 import { registerStatus } from "./commands/status.ts";
+import { registerUnregister } from "./commands/unregister.ts";
+import { registerVerify } from "./commands/verify.ts";
 import { registerWorker } from "./commands/worker.ts";
 import type { CliContext } from "./context.ts";
 
@@ -16,7 +18,9 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerInit,
   registerWorker,
   registerRegister,
+  registerUnregister,
   registerStatus,
+  registerVerify,
   registerSql,
   registerCatalog,
   registerConfig,

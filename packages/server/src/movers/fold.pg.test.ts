@@ -279,11 +279,11 @@ test("a transaction that holds a delta row does not hold up the fold, and its co
 test("clients correct the same keys at full rate while folds run: nothing is lost, nothing comes back", async () => {
   await makeInts("busy");
   const { relationId } = await tiered("busy");
-  let stop = false;
+  const run = { stop: false };
   let corrections = 0;
   const clients = await Promise.all([1, 2, 3].map(() => db.connect()));
   const work = clients.map(async (c, n) => {
-    for (let i = 0; !stop; i++) {
+    for (let i = 0; !run.stop; i++) {
       const id = ((i * 7 + n) % 60) * 40 + 1;
       await c.query("begin");
       // The same change in the model, under one lock for each key, so that both have the same order.
@@ -305,7 +305,7 @@ test("clients correct the same keys at full rate while folds run: nothing is los
   });
   let folded = 0;
   for (const end = Date.now() + 2000; Date.now() < end;) folded += (await fold("busy", { rowsPerPass: 25 })).deltaRows;
-  stop = true;
+  run.stop = true;
   await Promise.all(work);
   expect(corrections).toBeGreaterThan(100);
   expect(folded).toBeGreaterThan(25);

@@ -13,3 +13,5 @@ export { Passes, type PassOptions, type PassResult } from "./pass.ts";
 export { TABLE_STEPS, type TableStep } from "./steps.ts";
 export { foldRelation, type FoldOptions, type FoldResult } from "./fold.ts";
 export { changePolicy, POLICY, policyLines, type PolicyChange, type PolicyLine, policyOf } from "./policy.ts";
+export { unregister, type UnregisterOptions, type UnregisterResult } from "./unregister.ts";
+export { type Difference, verifyTable, type VerifyOptions, type VerifyReport } from "./verify.ts";
