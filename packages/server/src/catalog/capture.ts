@@ -280,6 +280,10 @@ export function dropCaptureFunction(relationId: bigint, oid: number): string {
   return `drop function if exists ${captureFunction(relationId, oid)}()`;
 }
 
+export function dropTruncateFunction(relationId: bigint): string {
+  return `drop function if exists ${truncateFunction(relationId)}()`;
+}
+
 /** keep-heap tables may be truncated as a whole: every partition below T has a capture of its own. */
 export function createParentTrigger(spec: CaptureSpec): string[] {
   const table = quoteQualified(spec.schemaName, spec.tableName);

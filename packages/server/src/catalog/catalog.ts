@@ -77,6 +77,7 @@ export {
   dropCaptureFunction,
   dropCaptureTriggers,
   dropDelta,
+  dropTruncateFunction,
 } from "./capture.ts";
 export {
   captureSpecOf,

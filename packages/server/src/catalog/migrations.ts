@@ -1,6 +1,7 @@
 /** The catalog's migrations, forward only. Their SQL is in modules, so that the build needs no copying of files. */
 import { CATALOG_SQL } from "./sql/0001-catalog.ts";
 import { CLIENT_FUNCTIONS_SQL } from "./sql/0002-client-functions.ts";
+import { MIRROR_SQL } from "./sql/0003-mirror.ts";
 
 export const CATALOG_SCHEMA = "spillway";
 
@@ -13,4 +14,5 @@ export interface CatalogMigration {
 export const CATALOG_MIGRATIONS: readonly CatalogMigration[] = [
   { id: 1, name: "catalog", sql: CATALOG_SQL },
   { id: 2, name: "client functions", sql: CLIENT_FUNCTIONS_SQL },
+  { id: 3, name: "mirror", sql: MIRROR_SQL },
 ];

@@ -97,13 +97,24 @@ async function liveRows(ctx: MoverContext, tasks: readonly ScanTask[]): Promise<
   return gone.length === 0 ? "true" : `NOT (${gone.join(" OR ")})`;
 }
 
+/** The DuckDB type of each field, by id: the widest that any file has. Names are no guide: columns may have exchanged theirs. */
 async function duckTypes(ctx: MoverContext, paths: readonly string[]): Promise<Map<number, string>> {
-  const rows = await ctx.engine.use((s) =>
-    s.rows(`SELECT DISTINCT p.field_id, c.column_type FROM parquet_schema(${duckList(paths)}) p
-      JOIN (SELECT * FROM (DESCRIBE SELECT * FROM read_parquet(${duckList(paths)}, union_by_name = true))) c ON c.column_name = p.name
-      WHERE p.field_id IS NOT NULL`),
-  );
-  return new Map(rows.map((r) => [Number(r[0]), String(r[1])]));
+  const found = new Map<number, string>();
+  const width = (type: string): number =>
+    Number(/^DECIMAL\((\d+)/.exec(type)?.[1] ?? { INTEGER: 1, BIGINT: 2, FLOAT: 1, DOUBLE: 2 }[type] ?? 0);
+  for (const path of paths) {
+    const rows = await ctx.engine.use((s) =>
+      s.rows(`SELECT p.field_id, c.column_type FROM parquet_schema(${duckLiteral(path)}) p
+        JOIN (SELECT * FROM (DESCRIBE SELECT * FROM read_parquet(${duckLiteral(path)}))) c ON c.column_name = p.name
+        WHERE p.field_id IS NOT NULL`),
+    );
+    for (const row of rows) {
+      const [id, type] = [Number(row[0]), String(row[1])];
+      const known = found.get(id);
+      if (known === undefined || width(type) > width(known)) found.set(id, type);
+    }
+  }
+  return found;
 }
 
 /** Every file that a metadata file names: itself, its log, and all of all its snapshots. */

@@ -106,7 +106,7 @@ describe("tiering", () => {
     await checkWhole(runtime.mover(null), client, "a");
     const bands = await loadBands(client, relation?.relationId ?? 0n);
     expect(bands.map((b) => [b.lo, b.hi, b.state, b.rows])).toEqual([
-      [0n, 10n, "dropped", 1001n],
+      [0n, 10n, "dropped", 1002n],
       [10n, 20n, "dropped", 1000n],
       [20n, 30n, "dropped", 999n],
     ]);
