@@ -1,6 +1,6 @@
 /**
- * JSON without loss: integers beyond 2^53 (snapshot ids, row ids) survive as bigint both ways.
- * Smaller integers and fractions are numbers, as JSON.parse gives them.
+ * JSON without loss: integers that are not safe (2^53 and beyond: snapshot ids, row ids) survive as bigint both ways.
+ * Smaller integers, and whatever is written with a fraction or an exponent, are numbers, as JSON.parse gives them.
  */
 import { SpillwayError } from "@spillway/base/errors";
 
