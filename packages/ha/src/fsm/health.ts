@@ -83,6 +83,8 @@ export function lostReason(d: Draft, standby: NodeRow): string | null {
   const primary = primaryOf(d.f);
   if (!isServing(d, primary)) return null;
   if (isSilent(d, standby)) return `no report for ${(silenceMs(d, standby) / 1000).toFixed(1)} s`;
+  // This monitor has just begun and has not heard from it yet: that says nothing against it.
+  if (seenOf(d, standby) === null) return null;
   const pg = seenOf(d, standby)?.report.pg;
   if (pg?.diverged) return "its timeline forked off from the primary's";
   const sinceGoalMs = d.nowMs - (d.obs.goalSinceMs.get(standby.nodeId) ?? d.obs.startedAtMs);
