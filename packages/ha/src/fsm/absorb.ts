@@ -4,8 +4,8 @@ import { hasCeased, isAttached, isStable } from "./health.ts";
 import { primaryOf, type Draft, type NodeRow, type Reign } from "./model.ts";
 import { isStopped, isWritable } from "./states.ts";
 
-/** Boots remembered per node, to tell a late report from a new one. */
-const OLD_BOOTS = 8;
+/** Boots remembered per node. */
+const MAX_BOOTS = 8;
 
 /** False for a late or doubled report (or one of a keeper that lost its state), which changes nothing (and gets no lease). */
 export function absorb(d: Draft, node: NodeRow, report: NodeReport): boolean {
@@ -21,15 +21,18 @@ export function absorb(d: Draft, node: NodeRow, report: NodeReport): boolean {
   return true;
 }
 
-/** The versions are durable here, so an old report is known as such also after a restart of the monitor. */
+/**
+ * The versions are durable here, so an old report is known as such also after a restart of the monitor.
+ * Which of two boots is the younger one cannot be told then: a straggler of the older may count once, for
+ * one heartbeat, but never shuts the younger one out.
+ */
 function isInOrder(d: Draft, node: NodeRow, report: NodeReport): boolean {
   const { seenVersion, appliedVersion } = node.reported;
   if (report.seenVersion < seenVersion || report.appliedVersion < appliedVersion) return false;
-  const before = d.obs.seen.get(node.nodeId)?.report;
-  const old = d.obs.oldBoots.get(node.nodeId) ?? [];
-  if (old.includes(report.boot)) return false;
-  if (before === undefined || before.boot === report.boot) return before === undefined || report.seq > before.seq;
-  d.obs.oldBoots.set(node.nodeId, [before.boot, ...old].slice(0, OLD_BOOTS));
+  const boots = d.obs.sequences.get(node.nodeId) ?? new Map<string, number>();
+  if (report.seq <= (boots.get(report.boot) ?? Number.NEGATIVE_INFINITY)) return false;
+  const others = [...boots].filter(([boot]) => boot !== report.boot);
+  d.obs.sequences.set(node.nodeId, new Map([...others, [report.boot, report.seq] as const].slice(-MAX_BOOTS)));
   return true;
 }
 

@@ -22,6 +22,7 @@ export function advanceFailover(d: Draft): void {
   const promoted = reign.nodeId === failover.candidate ? nodeOf(d.f, reign.nodeId) : null;
   if (promoted !== null) return finish(d, failover, promoted);
   stopOld(d, failover);
+  endMaintenance(d);
   reviewCandidate(d, failover);
   if (callOff(d, failover)) return;
   if (failover.candidate === null) elect(d, failover);
@@ -36,6 +37,14 @@ function stopOld(d: Draft, failover: Failover): void {
     return setGoal(d, old, "prepare_maintenance", failover.reason);
   }
   setGoal(d, old, "draining", failover.reason);
+}
+
+/** A node that comes back from maintenance now finds no primary to follow: it takes part in the election. */
+function endMaintenance(d: Draft): void {
+  for (const node of d.f.nodes) {
+    const away = node.goal === "maintenance" || node.goal === "wait_maintenance";
+    if (away && !node.maintenance && isFresh(d, node)) setGoal(d, node, "report_lsn", "Its maintenance is over");
+  }
 }
 
 /** Gives a candidate up that is gone, forked, or has not moved for too long. */

@@ -134,8 +134,8 @@ export interface Observations {
   readonly startedAtMs: number;
   /** Last report per node. */
   readonly seen: Map<number, Seen>;
-  /** Boots that were superseded: their late reports are dropped. */
-  readonly oldBoots: Map<number, string[]>;
+  /** Per node, the last sequence number of each of its latest boots: late and doubled reports are dropped. */
+  readonly sequences: Map<number, ReadonlyMap<string, number>>;
   /** Last lease grant per node. */
   readonly grantedAtMs: Map<number, number>;
   /** Until when a node's last promise binds; `last`: it had ceased to promise when it said so. */
@@ -152,7 +152,7 @@ export function newObservations(startedAtMs: number): Observations {
   return {
     startedAtMs,
     seen: new Map(),
-    oldBoots: new Map(),
+    sequences: new Map(),
     grantedAtMs: new Map(),
     promisedUntil: new Map(),
     attachedAtMs: new Map(),

@@ -182,7 +182,7 @@ export const TABLE: readonly Edge[] = [
   // Maintenance.
   ...edges(
     [...WRITABLE],
-    ["prepare_maintenance"],
+    ["prepare_maintenance", "maintenance"],
     "drain_for_maintenance",
     "The primary goes into maintenance: a standby takes over",
   ),
