@@ -15,3 +15,4 @@ export { foldRelation, type FoldOptions, type FoldResult } from "./fold.ts";
 export { changePolicy, POLICY, policyLines, type PolicyChange, type PolicyLine, policyOf } from "./policy.ts";
 export { unregister, type UnregisterOptions, type UnregisterResult } from "./unregister.ts";
 export { type Difference, verifyTable, type VerifyOptions, type VerifyReport } from "./verify.ts";
+export { retain, type RetainResult } from "./retain.ts";

@@ -6,6 +6,7 @@ import { foldStep } from "./fold-step.ts";
 import { follow } from "./follow.ts";
 import { sweepLanding } from "./landing-sweep.ts";
 import { premake } from "./premake.ts";
+import { retain } from "./retain.ts";
 import { tier } from "./tier.ts";
 import type { TieredRelation } from "./tiered.ts";
 import { clearWait, noteWait } from "./waits.ts";
@@ -58,6 +59,12 @@ export const TABLE_STEPS: readonly TableStep[] = [
     run: async (ctx, relation) => ({ moved: (await tier(ctx, relation)).length }),
   },
   { name: "drop", essential: false, stops: true, run: dropStep },
+  {
+    name: "retain",
+    essential: false,
+    stops: true,
+    run: async (ctx, relation) => ({ moved: (await retain(ctx, relation)).bands }),
+  },
 ];
 
 /** A drop that gets no lock is shown, with who is in the way, and tried again at the next pass. */

@@ -44,7 +44,11 @@ export function dueLeaves(
 }
 
 /** The greatest finite key of the heap: looked for in the highest partition that has rows, and in the landing. */
-async function newestKey(db: Db, relation: TieredRelation, partitions: readonly Partition[]): Promise<bigint | null> {
+export async function newestKey(
+  db: Db,
+  relation: TieredRelation,
+  partitions: readonly Partition[],
+): Promise<bigint | null> {
   const key = quoteIdent(relation.keyName);
   const of = (p: Partition): Promise<bigint | null> =>
     maxKey(db, `only ${quoteQualified(p.schemaName, p.name)}`, key, relation.keyKind);

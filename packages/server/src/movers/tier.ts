@@ -91,7 +91,7 @@ function withCutLine(relation: TieredRelation, t: bigint): TieredRelation {
   return { ...relation, seam: { ...relation.seam, t } };
 }
 
-function presentKey(ctx: MoverContext, relation: TieredRelation): bigint | null {
+export function presentKey(ctx: MoverContext, relation: TieredRelation): bigint | null {
   if (relation.keyKind === "int") return null;
   const ms = BigInt(Math.floor(ctx.clock.wallMs()));
   return relation.keyKind === "date" ? ms / 86_400_000n : ms * 1000n;
