@@ -6,7 +6,9 @@ import { toJson } from "../output.ts";
 
 type Load = () => Promise<Bench>;
 
-const BENCHES: Readonly<Record<string, Load>> = {};
+const BENCHES: Readonly<Record<string, Load>> = {
+  failover: async () => (await import("../bench/failover.ts")).run,
+};
 
 const CHAOS: Readonly<Record<string, Load>> = {};
 

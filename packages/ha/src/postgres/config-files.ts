@@ -91,7 +91,7 @@ export function renderConf(conf: HaConf): string {
     ["wal_sender_timeout", "5s"],
     ["wal_receiver_timeout", "5s"],
     ["wal_receiver_status_interval", "1s"],
-    ["wal_retrieve_retry_interval", "500ms"],
+    ["wal_retrieve_retry_interval", "200ms"],
     ["wal_keep_size", "256MB"],
     ["recovery_target_timeline", "latest"],
     ["password_encryption", "scram-sha-256"],
