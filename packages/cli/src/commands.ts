@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { registerBench } from "./commands/bench.ts";
 import { registerCatalog } from "./commands/catalog.ts";
 import { registerConfig } from "./commands/config.ts";
+import { registerDemo } from "./commands/demo.ts";
 import { registerInit } from "./commands/init.ts";
 import { registerRegister } from "./commands/register.ts";
 import { registerSql } from "./commands/sql.ts";
@@ -24,5 +25,6 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerSql,
   registerCatalog,
   registerConfig,
+  registerDemo,
   registerBench,
 ];

@@ -41,6 +41,11 @@ export const BASE_CODES = {
     cause: "the embedded Postgres cannot be started here",
     remedy: "Give --database-url of a Postgres 14 to 18 that runs, or see the message for what is missing.",
   },
+  demo_failed: {
+    kind: "operator",
+    cause: "a step of the demo that did not work",
+    remedy: "See what the step printed; report it if the machine has memory and disk left.",
+  },
   internal: {
     kind: "operator",
     cause: "a bug in Spillway",
