@@ -207,9 +207,10 @@ function writes(node: Node): boolean {
   return node.life !== "down" && needsLease(node.core.state);
 }
 
-/** Nodes whose Postgres accepts writes. */
+/** Nodes whose Postgres accepts writes: one that came back does not run before it has a lease. */
 export function writers(c: Config): number {
-  return c.nodes.filter((n) => n.life !== "down" && isWritable(n.core.state)).length;
+  const mayRun = (n: Node): boolean => n.leased || n.core.assignment?.lease.required === false;
+  return c.nodes.filter((n) => n.life !== "down" && isWritable(n.core.state) && mayRun(n)).length;
 }
 
 function reportOf(c: Config, i: number, node: Node): NodeReport {
