@@ -150,7 +150,9 @@ async function resolveUnknown(options: CommitOptions, opId: bigint, cause: Spill
   }
   if (phase === "committed") return { kind: "success" };
   if (phase === "abandoned") throw opGone(opId);
-  throw cause;
+  throw new SpillwayError("pg_connection_lost", `the connection ended before operation ${opId} was committed`, {
+    cause,
+  });
 }
 
 /**

@@ -135,6 +135,8 @@ function endsTerm(ctx: MoverContext, error: SpillwayError): boolean {
     "pg_unreachable",
     "pg_no_primary",
     "pg_connection_lost",
+    // The next term's recovery finds out, and takes back what did not happen.
+    "pg_commit_unknown",
     "pg_read_only",
     "interrupted",
   );

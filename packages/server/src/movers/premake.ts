@@ -27,13 +27,19 @@ import { type TieredRelation } from "./tiered.ts";
 const LANDED_LIMIT = 1000;
 /** In one pass; each blocks writers behind it for a moment. */
 const LOCK_TRIES = 3;
+/** Passes in vain after which a partition is attached without keeping writers of the whole table out. */
+const PATIENCE = 20;
 
 /** Makes what is missing; returns what was made. Throws `premake_failed`. */
 export async function premake(ctx: MoverContext, relation: TieredRelation): Promise<NewPartition[]> {
-  const plan = await ctx.pool.withClient((c) => planFor(ctx, c, relation));
+  const [plan, failures] = await ctx.pool.withClient(async (c) => [
+    await planFor(ctx, c, relation),
+    await failuresSoFar(c, relation),
+  ]);
+  const patient = failures < PATIENCE;
   for (const partition of plan) {
     if (ctx.signal?.aborted) break;
-    await withLockRetries(ctx, () => makePartition(ctx, relation, partition), LOCK_TRIES);
+    await withLockRetries(ctx, () => makePartition(ctx, relation, partition, patient), LOCK_TRIES);
     ctx.log.info("premake.made", {
       table: displayName(relation),
       partition: partition.name,
@@ -42,6 +48,15 @@ export async function premake(ctx: MoverContext, relation: TieredRelation): Prom
     });
   }
   return plan;
+}
+
+/** Passes in which the table's lock was not to be had. */
+async function failuresSoFar(db: Db, relation: TieredRelation): Promise<number> {
+  const { rows } = await db.query<{ attempts: number }>(
+    "select attempts from spillway.relation_wait where relation_id = $1 and step = 'premake'",
+    [relation.relationId.toString()],
+  );
+  return rows[0]?.attempts ?? 0;
 }
 
 async function planFor(ctx: MoverContext, db: Db, relation: TieredRelation): Promise<NewPartition[]> {
@@ -116,7 +131,17 @@ async function landedKeys(db: Db, relation: TieredRelation, landing: Partition):
   return rows.map((r) => BigInt(r.k)).filter((k) => k >= relation.seam.t && k < KEY_INFINITY && k > KEY_MIN);
 }
 
-async function makePartition(ctx: MoverContext, relation: TieredRelation, wanted: NewPartition): Promise<void> {
+/**
+ * ATTACH alone would let the table's writers go on; but one that was routed to the landing a moment before, and waits there for
+ * the lock, then fails with 23514 (its row belongs to the new partition now). So writers are kept out for that moment,
+ * as far as they let us: rows in the landing are safe meanwhile. Only a table that is never free is attached to regardless.
+ */
+async function makePartition(
+  ctx: MoverContext,
+  relation: TieredRelation,
+  wanted: NewPartition,
+  patient: boolean,
+): Promise<void> {
   try {
     await lockingTransaction(ctx, async (tx) => {
       const parent = quoteQualified(relation.schemaName, relation.tableName);
@@ -125,7 +150,7 @@ async function makePartition(ctx: MoverContext, relation: TieredRelation, wanted
       const [lo, hi] = [wanted.lo, wanted.hi].map((k) => boundText(relation, k));
       // Everything of the parent but its identity, which is the parent's own (17 and later refuse another).
       await tx.query(`create table ${partition} (like ${parent} including all excluding identity)`);
-      await tx.query(`lock table ${parent} in share update exclusive mode`);
+      await tx.query(`lock table only ${parent} in ${patient ? "share row exclusive" : "share update exclusive"} mode`);
       await moveLanded(tx, relation, partition, wanted);
       await tx.query(`alter table ${parent} attach partition ${partition} for values from (${lo}) to (${hi})`);
       if (ctx.epoch !== null) await assertEpoch(tx, { epoch: ctx.epoch });
