@@ -4,6 +4,7 @@
  */
 import { SpillwayError } from "@spillway/base/errors";
 import { duckLiteral, type EngineSession } from "../engine/engine.ts";
+import type { TextCache } from "./text-cache.ts";
 import { parseJson, printJson, type JsonObject, type JsonValue } from "@spillway/lake/json";
 
 export type AstNode = JsonObject;
@@ -16,20 +17,27 @@ export interface ParsedSelect {
 }
 
 /** Throws `sql_syntax`, or `sql_unsupported` for anything but one SELECT. */
-export async function parseSelect(session: EngineSession, sql: string): Promise<ParsedSelect> {
-  const [row] = await session.rows("SELECT json_serialize_sql($1::VARCHAR)", { params: [sql] });
-  const tree = parseJson(String(row?.[0])) as AstNode;
-  if (tree["error"] === true) throw parseError(String(tree["error_message"] ?? ""), String(tree["error_type"] ?? ""));
+export async function parseSelect(session: EngineSession, sql: string, cache?: TextCache): Promise<ParsedSelect> {
+  const text = cache ? await cache.get(`parse\0${sql}`, () => serialize(session, sql)) : await serialize(session, sql);
+  const tree = parseJson(text) as AstNode;
   const statements = tree["statements"];
   if (!Array.isArray(statements) || statements.length !== 1) {
-    throw new SpillwayError(
-      "sql_unsupported",
-      `Expected one statement and got ${Array.isArray(statements) ? statements.length : 0}.`,
-    );
+    const count = Array.isArray(statements) ? statements.length : 0;
+    throw new SpillwayError("sql_unsupported", `Expected one statement and got ${count}.`);
   }
   const node = isNode(statements[0]) ? statements[0]["node"] : undefined;
   if (!isNode(node)) throw new SpillwayError("sql_unsupported", "The statement is no query.");
   return { tree, node };
+}
+
+async function serialize(session: EngineSession, sql: string): Promise<string> {
+  const [row] = await session.rows("SELECT json_serialize_sql($1::VARCHAR)", { params: [sql] });
+  const text = String(row?.[0]);
+  if (text.startsWith('{"error":true')) {
+    const tree = parseJson(text) as AstNode;
+    throw parseError(textOf(tree["error_message"]), textOf(tree["error_type"]));
+  }
+  return text;
 }
 
 function parseError(message: string, type: string): SpillwayError {

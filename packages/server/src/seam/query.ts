@@ -31,6 +31,7 @@ import type { Pin, PinKeeper } from "./pins.ts";
 import { type Extracted, extractPredicates, type Predicate } from "./predicates.ts";
 import type { ResolvedRelation, Resolver, SeamColumn } from "./resolve.ts";
 import type { Source } from "./source.ts";
+import type { TextCache } from "./text-cache.ts";
 import {
   type AsOf,
   type OpenTable,
@@ -74,6 +75,7 @@ export interface QueryParts {
   readonly resolver: Resolver;
   readonly tables: TableReader;
   readonly clock: Clock;
+  readonly texts: TextCache;
 }
 
 /** An answer up to this size is delivered whole or not at all. */
@@ -96,6 +98,7 @@ class Statement {
   readonly #options: QueryOptions;
   readonly #open: OpenTable[] = [];
   readonly #temporary: string[] = [];
+  readonly #views: string[] = [];
   #pin: Pin | null = null;
   #ended = false;
   #sound = false;
@@ -108,12 +111,15 @@ class Statement {
 
   async start(sql: string): Promise<QueryResult> {
     const startMs = this.#parts.clock.monotonicMs();
-    const { tree, node } = await parseSelect(this.#session, sql);
+    const { tree, node } = await parseSelect(this.#session, sql, this.#parts.texts);
     const refs = tableRefs(node);
     const plan = refs.length === 0 ? null : await this.#fetch(node, refs);
     const fetchMs = this.#parts.clock.monotonicMs() - startMs;
-    const text = refs.length === 0 ? sql : await this.#viewsAndText(sql, tree, refs, plan);
-    const final = await this.#castable(text);
+    for (const i of refs.keys()) await this.#createView(i, plan);
+    const final = await this.#parts.texts.get(this.#textKey(sql, plan), async () => {
+      const text = refs.length === 0 ? sql : await this.#textOf(sql, tree, refs, plan);
+      return this.#castable(text);
+    });
     this.#pin?.check();
     const { signal } = this.#options;
     // A WHERE that was pushed down took its parameters with it.
@@ -221,22 +227,23 @@ class Statement {
     return planAggregate(node, ref, request);
   }
 
-  /** Makes a view for each reference and the statement over them. */
-  async #viewsAndText(
-    sql: string,
-    tree: AstNode,
-    refs: readonly TableRef[],
-    plan: AggregatePlan | null,
-  ): Promise<string> {
+  async #createView(index: number, plan: AggregatePlan | null): Promise<void> {
+    const table = must(this.#open[index], "table");
+    const body = plan && index === 0 ? plan.viewSql(table) : unionSql(table);
+    await this.#session.run(`CREATE TEMP VIEW ${duckIdent(viewName(index))} AS ${body}`);
+    this.#views.push(viewName(index));
+  }
+
+  /** What the final text depends on: the statement, whether aggregates are combined, and the views' columns. */
+  #textKey(sql: string, plan: AggregatePlan | null): string {
+    const shapes = this.#open.map((t) => t.columns.map((c) => `${c.spec.name}:${duckType(c.spec)}`).join(","));
+    return ["final", plan === null ? "rows" : "partials", sql, ...shapes].join("\0");
+  }
+
+  /** The statement over the views. */
+  async #textOf(sql: string, tree: AstNode, refs: readonly TableRef[], plan: AggregatePlan | null): Promise<string> {
     const original = plan ? await this.#outputOf(sql, refs) : null;
-    for (const [i, ref] of refs.entries()) {
-      const table = must(this.#open[i], "table");
-      const view = this.#parts.engine.freshName("view");
-      const body = plan && i === 0 ? plan.viewSql(table) : unionSql(table);
-      await this.#session.run(`CREATE TEMP VIEW ${duckIdent(view)} AS ${body}`);
-      this.#temporary.unshift(view);
-      redirect(ref, view);
-    }
+    refs.forEach((ref, i) => redirect(ref, viewName(i)));
     if (!plan || !original) return printSelect(this.#session, tree);
     plan.rewrite();
     const text = await printSelect(this.#session, tree);
@@ -303,11 +310,11 @@ class Statement {
     let clean = false;
     try {
       if (this.#sound) {
-        await this.#session.run(
-          this.#temporary
-            .map((name) => `DROP ${name.startsWith("view") ? "VIEW" : "TABLE"} IF EXISTS ${duckIdent(name)};`)
-            .join(" ") || "SELECT 1",
-        );
+        const drops = [
+          ...this.#views.map((name) => `DROP VIEW IF EXISTS ${duckIdent(name)}`),
+          ...this.#temporary.map((name) => `DROP TABLE IF EXISTS ${duckIdent(name)}`),
+        ];
+        if (drops.length > 0) await this.#session.run(drops.join("; "));
         clean = true;
       }
     } finally {
@@ -327,6 +334,11 @@ function nameOf(ref: TableRef): { schema: string; name: string } {
     );
   }
   return { schema: ref.schema, name: ref.name };
+}
+
+/** A name that no table and no common table expression has by accident. */
+function viewName(index: number): string {
+  return `spillway view ${index}`;
 }
 
 /** Points a reference at a view; the name by which the query knows the table stays. */

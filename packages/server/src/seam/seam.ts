@@ -12,6 +12,7 @@ import { PinKeeper } from "./pins.ts";
 import { type QueryOptions, type QueryParts, type QueryResult, runQuery } from "./query.ts";
 import { Resolver } from "./resolve.ts";
 import { Source } from "./source.ts";
+import { TextCache } from "./text-cache.ts";
 import { TableReader } from "./table-read.ts";
 
 export interface SeamOptions {
@@ -50,6 +51,7 @@ export class Seam {
       clock,
       pins: new PinKeeper({ source, clock, log, holder, ...(pinTtlMs === undefined ? {} : { ttlMs: pinTtlMs }) }),
       resolver: new Resolver(),
+      texts: new TextCache(),
       tables: new TableReader({ engine, reader: this.#reader }),
     };
   }
