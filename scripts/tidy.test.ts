@@ -69,7 +69,12 @@ function resolveImport(file: string, specifier: string): string | null {
 
 const files: SourceFile[] = walk(join(ROOT, "packages")).map((path) => {
   const text = readFileSync(path, "utf8");
-  return { path: relative(ROOT, path), text, imports: importsOf(text), isTest: /\.(test|interop)\.ts$/.test(path) };
+  return {
+    path: relative(ROOT, path),
+    text,
+    imports: importsOf(text),
+    isTest: /\.(test|interop)\.ts$|\/test-[\w-]+\.ts$/.test(path),
+  };
 });
 const byPath = new Map(files.map((f) => [f.path, f]));
 
