@@ -7,10 +7,13 @@ import { toJson } from "../output.ts";
 type Load = () => Promise<Bench>;
 
 const BENCHES: Readonly<Record<string, Load>> = {
+  tier: async () => (await import("../bench/tier.ts")).run,
   failover: async () => (await import("../bench/failover.ts")).run,
 };
 
-const CHAOS: Readonly<Record<string, Load>> = {};
+const CHAOS: Readonly<Record<string, Load>> = {
+  ha: async () => (await import("../chaos/ha.ts")).run,
+};
 
 /** `spillway bench <name>` and `spillway chaos [name]`: measured numbers, as one JSON line each. */
 export function registerBench(program: Command, context: CliContext): void {
