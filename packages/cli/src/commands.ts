@@ -4,6 +4,7 @@ import { registerBench } from "./commands/bench.ts";
 import { registerCatalog } from "./commands/catalog.ts";
 import { registerConfig } from "./commands/config.ts";
 import { registerDemo } from "./commands/demo.ts";
+import { registerExplain } from "./commands/explain.ts";
 import { registerInit } from "./commands/init.ts";
 import { registerRegister } from "./commands/register.ts";
 import { registerSql } from "./commands/sql.ts";
@@ -23,6 +24,7 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerStatus,
   registerVerify,
   registerSql,
+  registerExplain,
   registerCatalog,
   registerConfig,
   registerDemo,

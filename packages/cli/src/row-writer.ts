@@ -3,7 +3,10 @@
  * Every value is exact: a 64-bit integer or a decimal that a JSON number cannot carry through a double is a string.
  */
 import { type Column, type ColumnBatch, type ColumnSpec, isVarColumn } from "@spillway/base/columns";
+import { NATIVE_TYPES } from "@spillway/base/pg-types";
+import { columnBuilder, planColumn } from "@spillway/pg/columns/plan";
 import { textOf } from "@spillway/pg/columns/text-out";
+import type { TextField } from "@spillway/pg/wire/query";
 
 export type RowFormat = "table" | "csv" | "json" | "ndjson";
 export const ROW_FORMATS: readonly RowFormat[] = ["table", "csv", "json", "ndjson"];
@@ -200,3 +203,32 @@ function jsonCell(column: Column, row: number): string {
       return JSON.stringify(text);
   }
 }
+
+/** Rows that Postgres gave as text, as one batch. Types that have no form of their own stay text. */
+export function batchOfTexts(
+  fields: readonly TextField[],
+  rows: readonly (readonly (string | null)[])[],
+): ColumnBatch & { readonly specs: readonly ColumnSpec[] } {
+  const columns = fields.map(({ name, typeOid, typmod }, i) => {
+    const native = NATIVE_TYPES.some((t) => t.oid === typeOid);
+    const type = {
+      oid: native ? typeOid : TEXT_OID,
+      typmod,
+      name: "",
+      typtype: "b",
+      category: "",
+      schema: "pg_catalog",
+    };
+    const builder = columnBuilder(planColumn(name, type));
+    for (const row of rows) {
+      const text = row[i] ?? null;
+      const bytes = Buffer.from(text ?? "", "utf8");
+      if (text === null) builder.appendNull();
+      else builder.appendText(bytes, 0, bytes.length);
+    }
+    return builder.finish();
+  });
+  return { length: rows.length, columns, specs: columns.map((c) => c.spec) };
+}
+
+const TEXT_OID = 25;

@@ -66,3 +66,9 @@ export function readAsOf(value: unknown): AsOf | undefined {
   }
   return { timestampMs };
 }
+
+/** Whether it is an INSERT, UPDATE or DELETE (or MERGE, which is then refused by name), by its first word. */
+export function isCorrection(statement: string): boolean {
+  const comments = /^(?:\s+|--[^\n]*(?:\n|$)|\/\*[\s\S]*?\*\/)*/;
+  return /^(insert|update|delete|merge)\b/i.test(statement.replace(comments, ""));
+}

@@ -1,10 +1,11 @@
 import { type Command, Option } from "commander";
-import type { QueryOptions, QueryResult } from "@spillway/server/seam/seam";
+import { SpillwayError } from "@spillway/base/errors";
+import type { ExecuteResult, QueryOptions, QueryResult } from "@spillway/server/seam/seam";
 import type { CliContext, CommandContext } from "../context.ts";
 import { formatBytes, formatCount } from "../output.ts";
-import { ROW_FORMATS, type RowFormat, rowWriter } from "../row-writer.ts";
+import { batchOfTexts, ROW_FORMATS, type RowFormat, rowWriter } from "../row-writer.ts";
 import { openCatalogedSource, openSeam, withCommand } from "../source.ts";
-import { readAsOf, readParams, readStatement } from "../statement-input.ts";
+import { isCorrection, readAsOf, readParams, readStatement } from "../statement-input.ts";
 
 /** `spillway sql`: one statement over both tiers, its rows written as they come. */
 export function registerSql(program: Command, context: CliContext): void {
@@ -40,11 +41,30 @@ async function sql(run: CommandContext, statement: string | undefined, flags: Re
   const seam = openSeam(run, runtime);
   const options: QueryOptions = { params, signal: run.signal, ...(asOf === undefined ? {} : { asOf }) };
   const startMs = run.clock.monotonicMs();
+  if (isCorrection(text)) {
+    if (asOf !== undefined)
+      throw new SpillwayError("usage", "--as-of reads: it cannot be given with a statement that writes");
+    return correct(run, await seam.execute(text, { params, signal: run.signal }), format, startMs);
+  }
   const result = await seam.query(text, options);
   const rows = await writeRows(run, result, format, startMs);
   if (flags["timing"] !== false && format !== "json") {
     run.out.note(`(${formatCount(rows)} ${rows === 1 ? "row" : "rows"}, ${timing(run, startMs)}${tiers(result)})`);
   }
+}
+
+/** `UPDATE 3` as psql says it, after the rows of RETURNING. */
+async function correct(run: CommandContext, result: ExecuteResult, format: RowFormat, startMs: number): Promise<void> {
+  const { command, rowCount } = result;
+  const batch = batchOfTexts(result.columns, result.rows);
+  if (format === "json" || result.columns.length > 0) {
+    const writer = rowWriter(format, batch.specs);
+    await run.out.stream(writer.batch(batch));
+    await run.out.stream(writer.end({ command, rowCount, ms: Math.round(run.clock.monotonicMs() - startMs) }));
+  }
+  if (format === "table") run.out.line(`${command} ${rowCount}`);
+  if (format !== "json")
+    run.out.note(`(${timing(run, startMs)}; ${formatCount(result.deltaRows)} corrections of lake rows)`);
 }
 
 async function writeRows(
