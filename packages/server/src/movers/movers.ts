@@ -16,3 +16,5 @@ export { changePolicy, POLICY, policyLines, type PolicyChange, type PolicyLine, 
 export { unregister, type UnregisterOptions, type UnregisterResult } from "./unregister.ts";
 export { type Difference, verifyTable, type VerifyOptions, type VerifyReport } from "./verify.ts";
 export { retain, type RetainResult } from "./retain.ts";
+export { compact, type CompactOptions, type CompactResult } from "./compact.ts";
+export { rewriteManifests, type ManifestsResult } from "./manifests.ts";
