@@ -12,6 +12,7 @@ import type pg from "pg";
 import { type BandRow, dropCaptureFunction, loadBands } from "../catalog/catalog.ts";
 import { displayName, lockingTransaction, type MoverContext } from "./context.ts";
 import { leafFault, readLeafState } from "./leaf-state.ts";
+import { withLockRetries } from "./register.ts";
 import type { TieredRelation } from "./tiered.ts";
 
 export interface DropResult {
@@ -20,6 +21,9 @@ export interface DropResult {
   readonly waiting: { readonly leaf: string; readonly blockers: readonly number[] } | null;
 }
 
+/** Tries in one pass; each blocks writers behind it for a moment. */
+const LOCK_TRIES = 4;
+
 /** Drops what can be dropped now. Throws `partition_changed` and what stops the table. */
 export async function dropLeaves(ctx: MoverContext, relation: TieredRelation): Promise<DropResult> {
   const bands = await ctx.pool.withClient((c) => loadBands(c, relation.relationId));
@@ -27,7 +31,7 @@ export async function dropLeaves(ctx: MoverContext, relation: TieredRelation): P
   for (const band of bands.filter((b) => b.state === "lake" && b.leaf !== null)) {
     if (ctx.signal?.aborted) break;
     try {
-      await dropOne(ctx, relation, band);
+      await withLockRetries(ctx, () => dropOne(ctx, relation, band), LOCK_TRIES);
       dropped.push(band.leafName);
     } catch (error) {
       const typed = fromPgError(error, `dropping ${band.leafName}`);

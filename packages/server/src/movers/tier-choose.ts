@@ -1,6 +1,6 @@
 /** Which partitions are due: whole ones, in key order from the cut-line on, behind the greatest key by the lag. */
 import { quoteIdent, quoteQualified } from "@spillway/pg/quote";
-import { type Db, KEY_INFINITY, maxKey, type Partition } from "../catalog/catalog.ts";
+import { type Db, KEY_INFINITY, keyLiteral, maxKey, type Partition } from "../catalog/catalog.ts";
 import { hasRows } from "./premake.ts";
 import type { TieredRelation } from "./tiered.ts";
 
@@ -10,9 +10,19 @@ export interface Choice {
   readonly strays: readonly Partition[];
 }
 
+/** What a look at a partition without an index on the key costs, so that it is not taken too often. */
+export interface Looks {
+  /** When the look for this key may be taken again, by the monotonic clock. */
+  readonly until: Map<bigint, number>;
+  readonly nowMs: () => number;
+}
+
+/** A look may take one part in so many of the time. */
+const LOOK_SHARE = 20;
+
 /**
- * `nowKey`: the present in key units, null for integer keys. A row of the far future must not age the others, so the
- * greatest key counts only up to the present.
+ * `nowKey`: the present in key units, null for integer keys. A row of the far future must not age the others, so a
+ * partition is due only when the present has left it behind, too.
  */
 export async function chooseLeaves(
   db: Db,
@@ -20,27 +30,52 @@ export async function chooseLeaves(
   partitions: readonly Partition[],
   moved: ReadonlySet<number>,
   nowKey: bigint | null,
+  looks: Looks,
 ): Promise<Choice> {
   const { t } = relation.seam;
   const leaves = partitions.filter((p) => !p.isDefault);
   const strays = leaves.filter((p) => p.lo < t && !moved.has(p.oid));
-  const ahead = leaves.filter((p) => p.lo >= t && !p.unbounded);
-  if (ahead.length === 0) return { due: [], strays };
-  const newest = await newestKey(db, relation, partitions);
-  if (newest === null) return { due: [], strays };
-  return { due: dueLeaves(ahead, newest, nowKey, relation.lag ?? 0n), strays };
+  const due: Partition[] = [];
+  for (const leaf of leaves.filter((p) => p.lo >= t && !p.unbounded)) {
+    const line = leaf.hi + (relation.lag ?? 0n);
+    if ((nowKey !== null && line > nowKey) || !(await reaches(db, relation, partitions, line, looks))) break;
+    due.push(leaf);
+  }
+  return { due, strays };
 }
 
-/** Pure: the leaves from the first on whose upper bound the newest key has left behind by the lag. */
-export function dueLeaves(
-  ahead: readonly Partition[],
-  newest: bigint,
-  nowKey: bigint | null,
-  lag: bigint,
-): readonly Partition[] {
-  const line = (nowKey !== null && nowKey < newest ? nowKey : newest) - lag;
-  const end = ahead.findIndex((p) => p.hi > line);
-  return end === -1 ? ahead : ahead.slice(0, end);
+/**
+ * Whether the heap holds a row with a finite key at or above `line`. Partitions that lie above it are asked for any row; only
+ * the one that the line goes through has to be searched, which costs a scan where no index helps.
+ */
+async function reaches(
+  db: Db,
+  relation: TieredRelation,
+  partitions: readonly Partition[],
+  line: bigint,
+  looks: Looks,
+): Promise<boolean> {
+  const above = partitions.filter((p) => !p.isDefault && p.lo >= line);
+  for (const leaf of above.toReversed()) if (await hasRows(db, leaf)) return true;
+  const landing = partitions.find((p) => p.isDefault);
+  if (landing && (await hasRowFrom(db, relation, landing, line))) return true;
+  const through = partitions.find((p) => !p.isDefault && p.lo < line && (p.hi > line || p.unbounded));
+  if (!through || (looks.until.get(relation.relationId) ?? 0) > looks.nowMs()) return false;
+  const startMs = looks.nowMs();
+  const found = await hasRowFrom(db, relation, through, line);
+  const endMs = looks.nowMs();
+  if (!found) looks.until.set(relation.relationId, endMs + LOOK_SHARE * (endMs - startMs));
+  return found;
+}
+
+async function hasRowFrom(db: Db, relation: TieredRelation, partition: Partition, line: bigint): Promise<boolean> {
+  const key = quoteIdent(relation.keyName);
+  const finite = relation.keyKind === "int" ? "" : ` and ${key} < 'infinity'`;
+  const { rows } = await db.query<{ any: boolean }>(
+    `select exists (select from only ${quoteQualified(partition.schemaName, partition.name)}
+       where ${key} >= ${keyLiteral(relation.keyKind, line)}${finite}) as any`,
+  );
+  return rows[0]?.any === true;
 }
 
 /** The greatest finite key of the heap: looked for in the highest partition that has rows, and in the landing. */

@@ -31,7 +31,7 @@ import { commitPatiently, publish } from "./publish.ts";
 import { withLockRetries } from "./register.ts";
 import { schemaDrift } from "./schema-drift.ts";
 import { type Copied, copyLeaf, verifyCopy } from "./tier-copy.ts";
-import { chooseLeaves } from "./tier-choose.ts";
+import { chooseLeaves, type Looks } from "./tier-choose.ts";
 import type { TieredRelation } from "./tiered.ts";
 
 export interface TierResult {
@@ -65,7 +65,7 @@ export async function tier(
     const partitions = await readPartitions(c, relation.relid, relation.keyKind);
     const bands = await loadBands(c, relation.relationId);
     const moved = new Set(bands.filter((b) => b.state !== "capturing").flatMap((b) => b.leaf ?? []));
-    return chooseLeaves(c, relation, partitions, moved, presentKey(ctx, relation));
+    return chooseLeaves(c, relation, partitions, moved, presentKey(ctx, relation), looksOf(ctx));
   });
   const [stray] = choice.strays;
   if (stray) {
@@ -85,6 +85,15 @@ export async function tier(
     ({ t } = result);
   }
   return results;
+}
+
+/** One memory for each process that moves rows: its pool stands for it. */
+const LOOKS = new WeakMap<MoverContext["pool"], Map<bigint, number>>();
+
+function looksOf(ctx: MoverContext): Looks {
+  const until = LOOKS.get(ctx.pool) ?? new Map<bigint, number>();
+  LOOKS.set(ctx.pool, until);
+  return { until, nowMs: () => ctx.clock.monotonicMs() };
 }
 
 function withCutLine(relation: TieredRelation, t: bigint): TieredRelation {
