@@ -5,7 +5,7 @@ import { edgeOf } from "./table.ts";
 
 const ROUNDS = 60;
 /** Configurations per walk; SPILLWAY_EXPLORE=100000 goes further than an ordinary test run does. */
-const LIMIT = Number(process.env["SPILLWAY_EXPLORE"] ?? 5000);
+const LIMIT = Number(process.env["SPILLWAY_EXPLORE"] ?? 2500);
 
 interface Walk {
   readonly configs: ReadonlyMap<string, Config>;

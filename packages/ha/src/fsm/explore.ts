@@ -101,7 +101,8 @@ export function steps(c: Config): Step[] {
     if (nodeOf(c.f, i + 1) === null && node.core.state !== "dropped") return;
     if (node.life === "up") {
       all.push({ name: `${name} reports`, next: report(c, i) });
-      all.push({ name: `${name} arrives`, next: arrive(c, i) });
+      all.push({ name: `${name} arrives`, next: report(act(c, i), i) });
+      all.push({ name: `${name} arrives unheard`, next: act(c, i) });
       all.push({ name: `${name} dies`, next: withNode(c, i, { life: "down", leased: false }) });
       all.push({ name: `${name} is cut off`, next: withNode(c, i, { life: "cut" }) });
     } else {
@@ -166,23 +167,23 @@ function answer(c: Config, i: number): Config {
   return withNode(c, i, { core: accept(node.core, assignment), leased });
 }
 
-/** It does what it was told, at once, and reports. */
-function arrive(c: Config, i: number): Config {
+/** It does what it was told, at once. */
+function act(c: Config, i: number): Config {
   const node = c.nodes[i];
   if (node === undefined) return c;
   const held = node.leased || node.core.assignment?.lease.required === false;
   const mayWrite = writes(node);
   const step = decideStep(node.core, { leaseHeld: held, promiseBinds: false, mayWrite });
   if (step.kind === "no_edge") throw new Error(`no edge from ${step.current} to ${step.assigned}`);
-  if (step.kind === "fence") return report(withNode(c, i, { core: fence(node.core), leased: false }), i);
-  if (step.kind !== "act") return report(c, i);
+  if (step.kind === "fence") return withNode(c, i, { core: fence(node.core), leased: false });
+  if (step.kind !== "act") return c;
   const promotes = step.edge.action === "promote_read_only" || step.edge.action === "promote_and_open";
   const already = node.core.state === "demote_timeout" || node.core.state === "stop_replication";
   const rejoins = step.edge.action === "rejoin_standby" || step.edge.action === "clone_standby";
   const followed = c.nodes[(step.assignment.primary?.nodeId ?? 0) - 1]?.tli ?? node.tli;
   const follows = rejoins || step.edge.action === "follow_primary";
   const tli = promotes && !already ? node.tli + 1 : follows ? followed : node.tli;
-  return report(withNode(c, i, { core: complete(node.core, step.assignment), tli }), i);
+  return withNode(c, i, { core: complete(node.core, step.assignment), tli });
 }
 
 /** Long enough for every time-out; who is cut off fences itself, who is up reports again. */
@@ -332,7 +333,7 @@ export function healthyRound(c: Config): Config {
     const row = nodeOf(next.f, i + 1);
     if (row?.maintenance) next = attempt(next, (d) => setMaintenance(d, row.name, false, false)) ?? next;
   }
-  for (let i = 0; i < next.nodes.length; i++) next = arrive(report(next, i), i);
+  for (let i = 0; i < next.nodes.length; i++) next = report(act(report(next, i), i), i);
   return pause(next);
 }
 

@@ -10,7 +10,7 @@ import { isHealthy, isServing, isStable } from "./health.ts";
 import { ASYNC, primaryOf, type Draft, type Failover, type NodeRow } from "./model.ts";
 import { couldProveData } from "./proof.ts";
 import { forget, newFailover } from "./rows.ts";
-import { needsLease } from "./states.ts";
+import { isWritable, needsLease } from "./states.ts";
 
 export const MAX_NODES = 16;
 
@@ -155,6 +155,8 @@ export function setMaintenance(d: Draft, name: string, on: boolean, allowFailove
   if (d.f.failover !== null) refuse(`a ${d.f.failover.kind} is in progress`);
   if (d.f.reign?.nodeId === node.nodeId) {
     if (!allowFailover) refuse(`${name} is the primary: --allow-failover lets a standby take over`);
+    if (!isWritable(node.reported.state))
+      refuse(`${name} is ${node.reported.state}: it must be open as the primary first`);
     const failover = newFailover("maintenance", `Maintenance of the primary ${name}`, node.nodeId);
     checkCandidates(d, failover, node, { kind: "switchover", node: null, allowDataLoss: false, primaryIsDown: false });
     node.maintenance = true;

@@ -180,6 +180,6 @@ function steerMaintenance(d: Draft, node: NodeRow): boolean {
   const { reign } = d.f;
   const counted = reign?.ssn.some((s) => s.members.includes(node.nodeId)) ?? false;
   const votes = reign?.terms.some((t) => t.voters.includes(node.nodeId)) ?? false;
-  if (!counted && !votes) setGoal(d, node, "maintenance", "The primary does without it");
+  if (isStable(node) && !counted && !votes) setGoal(d, node, "maintenance", "The primary does without it");
   return true;
 }

@@ -10,6 +10,7 @@ export interface KeyValue {
   readonly key: string;
   readonly value: string;
   readonly createRevision: bigint;
+  readonly modRevision: bigint;
 }
 
 /** A put, or a removal of all keys from `key` to before `end`. */
@@ -17,15 +18,19 @@ export type Write =
   | { readonly put: string; readonly value: string; readonly lease?: string }
   | { readonly remove: string; readonly end: string };
 
-/** The transaction goes through only if the key was created at this revision (0 = does not exist). */
-export interface Condition {
-  readonly key: string;
-  readonly createRevision: bigint;
-}
+/** The key was created, or last changed, at this revision (0 = does not exist). */
+export type Condition =
+  | { readonly key: string; readonly createRevision: bigint }
+  | { readonly key: string; readonly modRevision: bigint };
 
 const longText: Validator<string> = (v, path) => (typeof v === "number" ? String(v) : text(64)(v, path));
 const bytes = optional(text(64 * 1024 * 1024), "");
-const kv = object({ key: bytes, value: bytes, create_revision: optional(longText, "0") });
+const kv = object({
+  key: bytes,
+  value: bytes,
+  create_revision: optional(longText, "0"),
+  mod_revision: optional(longText, "0"),
+});
 const rangeAnswer = object({ kvs: optional(list(kv, 100_000), []) });
 const txnAnswer = object({
   succeeded: optional((v: unknown) => v === true, false),
@@ -54,19 +59,18 @@ export class EtcdClient {
       key: decode(item.key),
       value: decode(item.value),
       createRevision: BigInt(item.create_revision),
+      modRevision: BigInt(item.mod_revision),
     }));
   }
 
-  /** All writes or none. Returns the revision, or null when the condition did not hold. */
-  async transact(condition: Condition, writes: readonly Write[]): Promise<bigint | null> {
-    const compare = [
-      {
-        key: encode(condition.key),
-        target: "CREATE",
-        result: "EQUAL",
-        create_revision: String(condition.createRevision),
-      },
-    ];
+  /** All writes or none. Returns the revision, or null when a condition did not hold. */
+  async transact(conditions: readonly Condition[], writes: readonly Write[]): Promise<bigint | null> {
+    const compare = conditions.map((c) => {
+      const head = { key: encode(c.key), result: "EQUAL" };
+      return "createRevision" in c
+        ? { ...head, target: "CREATE", create_revision: String(c.createRevision) }
+        : { ...head, target: "MOD", mod_revision: String(c.modRevision) };
+    });
     const success = writes.map((w) =>
       "put" in w
         ? { request_put: { key: encode(w.put), value: encode(w.value), ...(w.lease ? { lease: w.lease } : {}) } }

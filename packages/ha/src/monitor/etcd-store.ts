@@ -49,6 +49,9 @@ export class EtcdStore implements MonitorStore {
   #leader: string | null = null;
   #sinceTrim = 0;
   #closed = false;
+  #turn: Promise<unknown> = Promise.resolve();
+  /** The revision at which each formation's key was last written. */
+  readonly #revisions = new Map<string, bigint>();
 
   constructor(options: EtcdOptions) {
     this.#o = options;
@@ -59,7 +62,7 @@ export class EtcdStore implements MonitorStore {
   /** A text that all monitors of the cluster share (tokens): the first one's value wins. */
   async shared(name: string, mine: string): Promise<string> {
     const key = `${this.#prefix}shared/${name}`;
-    await this.#etcd.transact({ key, createRevision: 0n }, [{ put: key, value: mine }]);
+    await this.#etcd.transact([{ key, createRevision: 0n }], [{ put: key, value: mine }]);
     const found = (await this.#etcd.range(key)).find((item) => item.key === key);
     if (!found) throw new SpillwayError("ha_store", `etcd lost ${key} as it was written`);
     return found.value;
@@ -91,19 +94,30 @@ export class EtcdStore implements MonitorStore {
     return this.leads() ? null : this.#leader;
   }
 
-  async commit(commit: Commit): Promise<void> {
+  /** One after the other: a repeated call must not overtake, nor be overtaken by, another one. */
+  commit(commit: Commit): Promise<void> {
+    const work = this.#turn.then(() => this.#commit(commit));
+    this.#turn = work.catch(() => {});
+    return work;
+  }
+
+  async #commit(commit: Commit): Promise<void> {
     const lead = this.#lead;
     if (lead === null || !this.leads()) throw lost();
-    const writes: Write[] = [
-      { put: `${this.#prefix}formation/${commit.formation.name}`, value: JSON.stringify(commit.formation) },
-      ...commit.events.map((e) => ({ put: this.#eventKey(e.seq), value: JSON.stringify(e) })),
-      ...this.#trim(commit),
+    const key = `${this.#prefix}formation/${commit.formation.name}`;
+    const value = JSON.stringify(commit.formation);
+    const conditions = [
+      { key: this.#leaderKey(), createRevision: lead.revision },
+      { key, modRevision: this.#revisions.get(key) ?? 0n },
     ];
-    // A call whose answer was lost is repeated: the same writes, under the same condition.
+    const events = commit.events.map((e) => ({ put: this.#eventKey(e.seq), value: JSON.stringify(e) }));
+    const writes: Write[] = [{ put: key, value }, ...events, ...this.#trim(commit)];
+    // A call whose answer was lost is repeated under the same conditions: it goes through at most once.
     for (let attempt = 1; attempt <= COMMIT_TRIES && this.#lead === lead && this.leads(); attempt++) {
       try {
-        const done = await this.#etcd.transact({ key: this.#leaderKey(), createRevision: lead.revision }, writes);
-        if (done === null) break;
+        const revision = (await this.#etcd.transact(conditions, writes)) ?? (await this.#wentThrough(lead, key, value));
+        if (revision === null) break;
+        this.#revisions.set(key, revision);
         return;
       } catch (error) {
         if (!isSpillwayError(error, "ha_store")) throw error;
@@ -112,6 +126,14 @@ export class EtcdStore implements MonitorStore {
     }
     await this.#resign();
     throw lost();
+  }
+
+  /** A condition did not hold: because an earlier try of this very commit went through, or because the lead is lost? */
+  async #wentThrough(lead: Lead, key: string, value: string): Promise<bigint | null> {
+    const leader = (await this.#etcd.range(this.#leaderKey())).find((item) => item.key === this.#leaderKey());
+    if (leader?.createRevision !== lead.revision) return null;
+    const stored = (await this.#etcd.range(key)).find((item) => item.key === key);
+    return stored?.value === value ? stored.modRevision : null;
   }
 
   async close(): Promise<void> {
@@ -139,7 +161,7 @@ export class EtcdStore implements MonitorStore {
     const sentMs = this.#o.clock.monotonicMs();
     const { id, ttlMs } = await this.#etcd.grantLease(this.#o.ttlSeconds ?? DEFAULT_TTL_S);
     const value = JSON.stringify({ id: this.#id, url: this.#o.url });
-    const revision = await this.#etcd.transact({ key, createRevision: 0n }, [{ put: key, value, lease: id }]);
+    const revision = await this.#etcd.transact([{ key, createRevision: 0n }], [{ put: key, value, lease: id }]);
     if (revision === null) {
       await this.#etcd.revokeLease(id);
       return null;
@@ -174,6 +196,8 @@ export class EtcdStore implements MonitorStore {
   async #read(): Promise<StoredState> {
     const formations = await this.#etcd.range(`${this.#prefix}formation/`);
     const events = await this.#etcd.range(`${this.#prefix}event/`);
+    this.#revisions.clear();
+    for (const item of formations) this.#revisions.set(item.key, item.modRevision);
     return {
       formations: formations.map((item) => JSON.parse(item.value) as Formation),
       events: events.map((item) => JSON.parse(item.value) as StoredEvent).slice(-MAX_EVENTS),
