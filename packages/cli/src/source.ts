@@ -4,6 +4,7 @@ import { armFault } from "@spillway/base/fault";
 import { SETTINGS } from "@spillway/base/settings";
 import { openRuntime, type Runtime, type RuntimeOptions } from "@spillway/server/roles/runtime";
 import { requireCatalog } from "@spillway/server/catalog/catalog";
+import { directCommit } from "@spillway/server/movers/movers";
 import { createSeam, type Seam } from "@spillway/server/seam/seam";
 import type { CommandContext } from "./context.ts";
 
@@ -21,6 +22,7 @@ export function sourceOptions(run: CommandContext): Omit<RuntimeOptions, "applic
     engineMemoryBytes: run.get(SETTINGS.engineMemory),
     lockTimeoutMs: run.get(SETTINGS.lockTimeout),
     premake: run.get(SETTINGS.premake),
+    restoreWindowMs: run.get(SETTINGS.restoreWindow),
     clock: run.clock,
     log: run.log,
   };
@@ -52,6 +54,7 @@ export function openSeam(run: CommandContext, runtime: Runtime): Seam {
     log: run.log,
     holder: `${hostname()}:${process.pid}`,
     pinTtlMs: run.get(SETTINGS.pinTtl),
+    direct: directCommit(runtime.mover(null, run.signal)),
     connectTimeoutMs: run.get(SETTINGS.connectTimeout),
   });
   run.onClose(() => seam.close());

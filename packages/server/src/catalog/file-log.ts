@@ -31,16 +31,26 @@ export async function appendFileLog(target: FileLogTarget, entry: FileLogEntry):
   await target.store.put(path, Buffer.from(body), { ifNoneMatch: true });
 }
 
-/** Every entry, in no promised order; entries that cannot be read are skipped. */
-export async function* readFileLog(target: Pick<FileLogTarget, "store" | "warehouse">): AsyncIterable<{
+/** Entries older than `beforeMs` (all by default), in no promised order; entries that cannot be read are skipped. */
+export async function* readFileLog(
+  target: Pick<FileLogTarget, "store" | "warehouse">,
+  beforeMs = Number.POSITIVE_INFINITY,
+): AsyncIterable<{
   readonly path: string;
   readonly atMs: number;
   readonly entry: FileLogEntry;
 }> {
   for await (const { path } of target.store.list(`${target.warehouse}/${LOG_FOLDER}/`)) {
+    if (timeOfName(path) >= beforeMs) continue;
     const raw = parse(Buffer.from(await target.store.get(path)).toString("utf8"));
     if (raw) yield { path, ...raw };
   }
+}
+
+/** When an entry was written, by its name; an older one than any where the name does not say. */
+function timeOfName(path: string): number {
+  const match = /\/(\d{4}-\d\d-\d\dT)(\d\d)(\d\d)(\d\d\.\d+Z)-[^/]*$/.exec(path);
+  return match ? Date.parse(`${match[1]}${match[2]}:${match[3]}:${match[4]}`) : Number.NEGATIVE_INFINITY;
 }
 
 function parse(text: string): { atMs: number; entry: FileLogEntry } | null {

@@ -33,6 +33,8 @@ export interface MoverContext {
   /** The longest that a movement waits for a lock on a user's table. */
   readonly lockTimeoutMs: number;
   readonly premake: number;
+  /** How long doomed files stay in the store. Default 7 days. */
+  readonly restoreWindowMs?: number;
   /** Ends what is under way at the next safe place. */
   readonly signal?: AbortSignal;
 }

@@ -11,6 +11,7 @@ export { dropLeaves, type DropResult } from "./drop-leaves.ts";
 export { recover, type Recovered, removeAbandonedFiles } from "./recover.ts";
 export { Passes, type PassOptions, type PassResult } from "./pass.ts";
 export { TABLE_STEPS, type TableStep } from "./steps.ts";
+export { directCommit } from "./direct.ts";
 export { foldRelation, type FoldOptions, type FoldResult } from "./fold.ts";
 export { changePolicy, POLICY, policyLines, type PolicyChange, type PolicyLine, policyOf } from "./policy.ts";
 export { unregister, type UnregisterOptions, type UnregisterResult } from "./unregister.ts";
@@ -18,3 +19,13 @@ export { type Difference, verifyTable, type VerifyOptions, type VerifyReport } f
 export { retain, type RetainResult } from "./retain.ts";
 export { compact, type CompactOptions, type CompactResult } from "./compact.ts";
 export { rewriteManifests, type ManifestsResult } from "./manifests.ts";
+export {
+  answerMaintenance,
+  maintain,
+  type MaintainAnswer,
+  maintainRelation,
+  PASSES,
+  type PassName,
+  passesOf,
+  SourceUpkeep,
+} from "./maintain.ts";

@@ -5,6 +5,7 @@ import { dropLeaves } from "./drop-leaves.ts";
 import { foldStep } from "./fold-step.ts";
 import { follow } from "./follow.ts";
 import { sweepLanding } from "./landing-sweep.ts";
+import { maintainStep } from "./maintain.ts";
 import { premake } from "./premake.ts";
 import { retain } from "./retain.ts";
 import { tier } from "./tier.ts";
@@ -65,6 +66,7 @@ export const TABLE_STEPS: readonly TableStep[] = [
     stops: true,
     run: async (ctx, relation) => ({ moved: (await retain(ctx, relation)).bands }),
   },
+  { name: "maintain", essential: false, stops: true, run: maintainStep },
 ];
 
 /** A drop that gets no lock is shown, with who is in the way, and tried again at the next pass. */

@@ -25,6 +25,8 @@ export interface RuntimeOptions {
   readonly engineMemoryBytes: number;
   readonly lockTimeoutMs: number;
   readonly premake: number;
+  /** How long doomed files stay in the store. Default 7 days. */
+  readonly restoreWindowMs?: number;
   readonly applicationName: string;
   readonly poolSize?: number;
   readonly clock: Clock;
@@ -95,6 +97,7 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
       epoch,
       lockTimeoutMs: options.lockTimeoutMs,
       premake: options.premake,
+      ...(options.restoreWindowMs === undefined ? {} : { restoreWindowMs: options.restoreWindowMs }),
       ...(signal ? { signal } : {}),
     }),
     close: async () => {

@@ -19,7 +19,7 @@ import {
   requireOwnership,
   WORKER_CHANNEL,
 } from "../catalog/catalog.ts";
-import { Passes, type PassResult, recover } from "../movers/movers.ts";
+import { answerMaintenance, Passes, type PassResult, recover, SourceUpkeep } from "../movers/movers.ts";
 import { type RunningHttp, startMetricsHttp } from "./metrics-http.ts";
 import { openRuntime, type Runtime, type RuntimeOptions } from "./runtime.ts";
 import { WorkerMetrics } from "./worker-metrics.ts";
@@ -47,6 +47,8 @@ export interface WorkerResult {
 /** A number for the role in this database: "SPILLWRK". */
 const LEASE_KEY = 0x5350494c4c57524bn;
 const PAUSE_AFTER_TROUBLE_MS = 1000;
+/** How often operations of commands that died, and files of abandoned ones, are looked for within a term. */
+const RECOVER_EVERY_MS = 60_000;
 
 /** Runs until the signal, or with `once` until there is nothing to do. Throws what waiting cannot heal. */
 export async function runWorker(options: WorkerOptions): Promise<WorkerResult> {
@@ -124,6 +126,7 @@ class Term {
   readonly #lease: Lease;
   readonly #signal: AbortSignal;
   readonly #passes = new Passes();
+  readonly #upkeep = new SourceUpkeep();
   #wake: () => void = () => {};
   #kicked = false;
 
@@ -138,14 +141,21 @@ class Term {
   async run(): Promise<WorkerResult> {
     const ctx = this.#runtime.mover(this.#lease.epoch, this.#signal);
     await recover(ctx);
+    let recoveredMs = this.#options.clock.monotonicMs();
     await this.#runtime.pool.withClient((c) => pruneRequests(c));
     const listener = await this.#listen();
     try {
       for (;;) {
         const result = await this.#cycle();
-        if (this.#signal.aborted) break;
+        const nowMs = this.#options.clock.monotonicMs();
         const idle = result.moved === 0;
-        if (this.#options.once && idle) return { failed: result.failed };
+        const isLast = this.#options.once && idle;
+        if ((isLast || nowMs - recoveredMs > RECOVER_EVERY_MS) && !this.#signal.aborted) {
+          await recover(ctx);
+          recoveredMs = nowMs;
+        }
+        if (this.#signal.aborted) break;
+        if (isLast) return { failed: result.failed };
         if (!this.#lease.isHeld()) break;
         if (idle) await this.#rest();
       }
@@ -165,6 +175,7 @@ class Term {
     const result = await this.#passes.run(this.#runtime.mover(this.#lease.epoch, this.#signal), {
       force: this.#options.once || requests.length > 0,
     });
+    await this.#maintain();
     this.#metrics.cycle((clock.monotonicMs() - startMs) / 1000, clock.wallMs() / 1000, result);
     await pool.withClient(async (c) => {
       for (const { requestId } of requests) await answerRequest(c, requestId, "done", { ...result });
@@ -172,6 +183,17 @@ class Term {
     });
     log.debug("cycle.done", { ms: Math.round(clock.monotonicMs() - startMs), ...result });
     return result;
+  }
+
+  /** What was asked for, and what concerns no single table. */
+  async #maintain(): Promise<void> {
+    const { pool } = this.#runtime;
+    const ctx = this.#runtime.mover(this.#lease.epoch, this.#signal);
+    for (const request of await pool.withClient((c) => claimRequests(c, ["maintain"]))) {
+      const { state, result } = await answerMaintenance(ctx, this.#upkeep, request);
+      await pool.withClient((c) => answerRequest(c, request.requestId, state, result));
+    }
+    await this.#upkeep.run(ctx);
   }
 
   /** Until the next cycle is due, somebody asks for it, or the term ends. */
