@@ -27,7 +27,7 @@ export function textOf(column: Column, row: number): string | null {
 
 /** The last heap's view: values of one column are asked for one after the other. */
 let lastHeap: Uint8Array | null = null;
-let lastBuffer = Buffer.alloc(0);
+let lastBuffer: Buffer = Buffer.alloc(0);
 
 function bufferOf(heap: Uint8Array): Buffer {
   if (heap !== lastHeap) {
