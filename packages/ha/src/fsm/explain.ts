@@ -1,7 +1,7 @@
 /** Why nothing is moving, in words: the same judgements as the rules', said aloud. */
 import { edgeOf } from "./table.ts";
 import { isFresh, isServing, isStable, lostReason, primaryGoneReason, seenOf, silenceMs } from "./health.ts";
-import { primaryOf, type Draft, type NodeRow } from "./model.ts";
+import { primaryOf, type Draft, type FailoverKind, type NodeRow } from "./model.ts";
 import { wasAsync } from "./proof.ts";
 import { needsLease } from "./states.ts";
 
@@ -49,10 +49,19 @@ function explainPrimary(d: Draft): string[] {
   return lines;
 }
 
+const NAMES: Readonly<Record<FailoverKind, string>> = {
+  automatic: "An automatic failover",
+  failover: "A failover",
+  switchover: "A switchover",
+  promotion: "A promotion",
+  maintenance: "A handover for maintenance",
+  drop: "The replacement of a dropped primary",
+};
+
 function explainFailover(d: Draft, blocked: readonly string[]): string[] {
   const { failover } = d.f;
   const lines = blocked.map((b) => `${failover === null ? "No failover" : "The failover waits"}: ${b}.`);
-  return failover === null ? lines : [`A ${failover.kind} is in progress: ${failover.reason}.`, ...lines];
+  return failover === null ? lines : [`${NAMES[failover.kind]} is in progress: ${failover.reason}.`, ...lines];
 }
 
 function explainNode(d: Draft, node: NodeRow): string[] {

@@ -26,6 +26,8 @@ const TICK_MS = 100;
 const MAX_FORMATIONS = 64;
 const MAX_WATCHERS = 64;
 const RELEAD_MS = 200;
+/** A timer this late means that the whole process did not run. */
+const STALL_MS = 1500;
 
 export interface BrainOptions {
   readonly store: MonitorStore;
@@ -38,7 +40,7 @@ export interface BrainOptions {
 /** One formation as the leading monitor holds it. */
 export interface Live {
   formation: Formation;
-  readonly obs: Observations;
+  obs: Observations;
   blocked: readonly string[];
   /** Steps of one formation queue up here. */
   turn: Promise<unknown>;
@@ -87,14 +89,25 @@ export class Brain {
     this.#events = [...state.events];
     for (const formation of state.formations) this.#live.set(formation.name, newLive(formation, nowMs));
     this.#leading = true;
+    this.#lastTickMs = nowMs;
     log.info("monitor decides", { formations: this.#live.size });
     for (const live of this.#live.values()) await this.#adoptTimings(live);
     while (!signal.aborted) {
+      const beforeMs = clock.monotonicMs();
       await clock.sleep(TICK_MS, signal);
       if (!store.leads()) throw new SpillwayError("ha_not_leader", "another monitor took over");
-      this.#lastTickMs = clock.monotonicMs();
+      this.#noteOwnStall(beforeMs, clock.monotonicMs());
       await Promise.all([...this.#live.values()].map((live) => this.#step(live, () => {})));
     }
+  }
+
+  /** A monitor that was stopped itself must not take its own absence for the nodes' silence. */
+  #noteOwnStall(beforeMs: number, nowMs: number): void {
+    const gapMs = nowMs - beforeMs;
+    this.#lastTickMs = nowMs;
+    if (gapMs < STALL_MS) return;
+    this.#o.log.warn("this monitor stood still: it counts silences anew", { ms: Math.round(gapMs) });
+    for (const live of this.#live.values()) live.obs = newObservations(nowMs);
   }
 
   #resign(): void {
