@@ -39,6 +39,8 @@ export interface WriteOptions {
   readonly stageDir: string;
   /** Awaited with each file's location before anything is written there. */
   readonly onFile?: (location: string) => Promise<void>;
+  /** Told of each file once it is in the store, while the next is being written. */
+  readonly onWritten?: (file: DataFile) => void;
   /** Rows after which a file ends. Default 1 Mi. */
   readonly fileRows?: number;
   /** Bytes in memory after which a file ends. Default 64 MiB. */
@@ -51,6 +53,8 @@ export interface WriteOptions {
 const FILE_ROWS = 1 << 20;
 const STAGE_BYTES = 64 << 20;
 const ROW_GROUP_ROWS = 122_880;
+/** Of zstd: a third less work than the default of 3 for 7 % more bytes, on rows of mixed types. */
+const COMPRESSION_LEVEL = 1;
 /** With more partitions than this in one table, it is sorted by them first. */
 const SORT_ABOVE = 16;
 
@@ -185,7 +189,7 @@ export class DataFileWriter {
     try {
       const [stats] = await session.copyTo(
         `COPY (SELECT * FROM ${table}${where}) TO ${duckLiteral(local)} (FORMAT parquet, COMPRESSION zstd,
-           ROW_GROUP_SIZE ${rowGroupRows}, USE_TMP_FILE false, FIELD_IDS {${ids}}, RETURN_STATS)`,
+           COMPRESSION_LEVEL ${COMPRESSION_LEVEL}, ROW_GROUP_SIZE ${rowGroupRows}, USE_TMP_FILE false, FIELD_IDS {${ids}}, RETURN_STATS)`,
         this.#options.signal ? { signal: this.#options.signal } : {},
       );
       const facts = must(stats, "statistics of the written file");
@@ -193,16 +197,16 @@ export class DataFileWriter {
       await publish(store, local, location);
       this.#published.push(location);
       const { sortOrderId } = this.#options;
-      this.#files.push(
-        await dataFileOf(session, fields, {
-          location,
-          specId: this.#options.spec.specId,
-          partition: partition.tuple,
-          stats: facts,
-          nanCounts,
-          ...(sortOrderId === undefined ? {} : { sortOrderId }),
-        }),
-      );
+      const file = await dataFileOf(session, fields, {
+        location,
+        specId: this.#options.spec.specId,
+        partition: partition.tuple,
+        stats: facts,
+        nanCounts,
+        ...(sortOrderId === undefined ? {} : { sortOrderId }),
+      });
+      this.#files.push(file);
+      this.#options.onWritten?.(file);
     } catch (error) {
       await unlink(local).catch(() => {});
       throw error;

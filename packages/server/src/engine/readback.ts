@@ -35,8 +35,9 @@ export async function* readDataFiles(options: ReadOptions): AsyncIterable<Column
     });
     const where = options.where === undefined ? {} : { where: options.where };
     const result = await session.query(positionedSql(files, fields, select, where), signal ? { signal } : {});
+    const dirty = files.some(hasDeletes);
     for await (const batch of result.batches()) {
-      const live = withoutDeleted(batch, files);
+      const live = dirty ? withoutDeleted(batch, files) : batch;
       if (live.length > 0)
         yield options.withPosition ? live : { length: live.length, columns: live.columns.slice(0, -2) };
     }

@@ -7,6 +7,7 @@ import { quoteIdent } from "@spillway/pg/quote";
 import { copyOut } from "@spillway/pg/copy/copy-out";
 import { type PgColumnPlan, selectList } from "@spillway/pg/columns/plan";
 import { connectRaw } from "@spillway/pg/wire/connect-raw";
+import type { RawConnection } from "@spillway/pg/wire/connection";
 import { deltaName, deltaTable, liveColumns, readTableColumns, type RelationColumn } from "../catalog/catalog.ts";
 import type { LakeField } from "../engine/engine.ts";
 import { displayName, type MoverContext } from "./context.ts";
@@ -64,11 +65,12 @@ function deltaColumn(
   return { attnum: column.attnum, plan: found.copyPlan, field: decimal ? { ...base, decimal } : base };
 }
 
-/** Null when nothing is due. */
+/** Null when nothing is due. `inside`: a connection in whose transaction to read, instead of one of its own. */
 export async function readChunk(
   ctx: MoverContext,
   relation: TieredRelation,
   limits: ChunkLimits,
+  inside?: RawConnection,
 ): Promise<DeltaChunk | null> {
   const columns = await deltaColumns(ctx, relation);
   const plans = columns.map((c) => c.plan);
@@ -83,10 +85,12 @@ export async function readChunk(
     plan("version", 20, "int64", "int8"),
     plan("key", 20, "int64", "int8"),
   ];
-  const connection = await connectRaw(ctx.conninfo, {
-    applicationName: ctx.applicationName,
-    ...(ctx.signal ? { signal: ctx.signal } : {}),
-  });
+  const connection =
+    inside ??
+    (await connectRaw(ctx.conninfo, {
+      applicationName: ctx.applicationName,
+      ...(ctx.signal ? { signal: ctx.signal } : {}),
+    }));
   const batches: ColumnBatch[] = [];
   let bytes = 0;
   let cut = false;
@@ -94,12 +98,13 @@ export async function readChunk(
     for await (const batch of copyOut({ connection, source, columns: [...head, ...plans], batchRows: 4096 })) {
       batches.push(batch);
       bytes += estimateBytes(batch);
-      if (bytes < limits.bytes) continue;
+      // A COPY that is not read to its end fails its transaction; in one of a client's, the rows were bounded before.
+      if (bytes < limits.bytes || inside) continue;
       cut = true;
       break;
     }
   } finally {
-    await connection.close();
+    if (!inside) await connection.close();
   }
   return batches.length === 0 ? null : chunkOf(columns, concatBatches(batches), limits, cut);
 }

@@ -14,7 +14,15 @@ import { RowHasher } from "@spillway/base/rowhash";
 import { readMetadata } from "@spillway/lake/metadata";
 import type { DataFile, TableMetadata } from "@spillway/lake/model";
 import { stageSnapshot } from "@spillway/lake/snapshot/stage";
-import { abandonOp, type Db, loadBands, loadLakeTable, openOp } from "../catalog/catalog.ts";
+import {
+  abandonOp,
+  type Db,
+  type LakeCommit,
+  type LakeTableRow,
+  loadBands,
+  loadLakeTable,
+  openOp,
+} from "../catalog/catalog.ts";
 import type { LakeField } from "../engine/engine.ts";
 import { displayName, type MoverContext, stager } from "./context.ts";
 import { type BandMoves, type HashedRows, moveBands } from "./fold-bands.ts";
@@ -23,7 +31,7 @@ import { type KnownField, knownFields } from "./fold-fields.ts";
 import { type Lookup, lookUp } from "./fold-lookup.ts";
 import { writeDeletes, writeUpserts } from "./fold-write.ts";
 import { raiseCounters } from "./maintain-counters.ts";
-import { commitPatiently, publish, type StagedChange } from "./publish.ts";
+import { commitPatiently, type Publication, publish, type StagedChange } from "./publish.ts";
 import type { TieredRelation } from "./tiered.ts";
 
 export interface FoldOptions {
@@ -82,7 +90,7 @@ async function foldChunk(ctx: MoverContext, relation: TieredRelation, chunk: Del
   );
   faultPoint("fold.journaled");
   try {
-    return await new Fold(ctx, relation, chunk, opId).run();
+    return await new Fold(ctx, relation, chunk, opId, ownHost(ctx, relation)).run();
   } catch (error) {
     if (!isUnknown(error)) await giveUp(ctx, opId, error);
     throw error;
@@ -101,17 +109,38 @@ export async function giveUp(ctx: MoverContext, opId: bigint, error: unknown): P
     .catch((e: unknown) => ctx.log.warn("abandon_failed", { op: opId, error: e }));
 }
 
-class Fold {
+/** Where a fold looks and commits: by itself, or inside a client's transaction (direct.ts). */
+export interface FoldHost {
+  table(): Promise<LakeTableRow | null>;
+  bands(): ReturnType<typeof loadBands>;
+  publish(publication: Publication): Promise<unknown>;
+  /** A commit that moves no pointer. */
+  commit(commit: LakeCommit): Promise<unknown>;
+}
+
+function ownHost(ctx: MoverContext, relation: TieredRelation): FoldHost {
+  return {
+    table: () => ctx.pool.withClient((c) => loadLakeTable(c, relation.lakeId)),
+    bands: () => ctx.pool.withClient((c) => loadBands(c, relation.relationId)),
+    publish: (publication) => publish(ctx, publication),
+    commit: (commit) => commitPatiently(ctx, commit),
+  };
+}
+
+/** One chunk of the delta into the lake. */
+export class Fold {
   readonly #ctx: MoverContext;
   readonly #relation: TieredRelation;
   readonly #chunk: DeltaChunk;
   readonly #opId: bigint;
+  readonly #host: FoldHost;
   readonly #pk: readonly LakeField[];
   readonly #pkRows: ColumnBatch;
   #replaced = 0;
 
-  constructor(ctx: MoverContext, relation: TieredRelation, chunk: DeltaChunk, opId: bigint) {
+  constructor(ctx: MoverContext, relation: TieredRelation, chunk: DeltaChunk, opId: bigint, host: FoldHost) {
     this.#ctx = ctx;
+    this.#host = host;
     this.#relation = relation;
     this.#chunk = chunk;
     this.#opId = opId;
@@ -124,8 +153,8 @@ class Fold {
   }
 
   async run(): Promise<number> {
-    const { pool, store } = this.#ctx;
-    const table = await pool.withClient((c) => loadLakeTable(c, this.#relation.lakeId));
+    const { store } = this.#ctx;
+    const table = await this.#host.table();
     if (table === null) {
       throw new SpillwayError("table_unknown", `the lake table of ${displayName(this.#relation)} is gone`);
     }
@@ -141,7 +170,7 @@ class Fold {
     });
     faultPoint("fold.files_written");
     if (files.length === 0 && found.count === 0) return this.#commitNothing();
-    await publish(this.#ctx, {
+    await this.#host.publish({
       opId: this.#opId,
       lakeId: this.#relation.lakeId,
       points: { before: "fold.before_commit", after: "fold.after_commit" },
@@ -157,7 +186,7 @@ class Fold {
   /** Tombstones of rows that the lake does not have. */
   async #commitNothing(): Promise<number> {
     faultPoint("fold.before_commit");
-    await commitPatiently(this.#ctx, {
+    await this.#host.commit({
       opId: this.#opId,
       epoch: this.#ctx.epoch,
       pointers: [],
@@ -190,7 +219,7 @@ class Fold {
     onFile: (path: string) => Promise<void>,
   ): Promise<StagedChange> {
     // Read after the metadata: whoever changes bands moves the pointer too, and then this commit fails.
-    const bands = await this.#ctx.pool.withClient((c) => loadBands(c, this.#relation.relationId));
+    const bands = await this.#host.bands();
     const moves = this.#moves(base, bands, found);
     const deletes = await writeDeletes(this.#ctx, base, found.files, onFile);
     const { written, ...deleteFiles } = deletes;

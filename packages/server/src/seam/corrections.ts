@@ -11,19 +11,21 @@
 import { must } from "@spillway/base/assert";
 import type { Clock } from "@spillway/base/clock";
 import type { ColumnBatch } from "@spillway/base/columns";
-import { SpillwayError } from "@spillway/base/errors";
+import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
+import { faultPoint } from "@spillway/base/fault";
 import { retry } from "@spillway/base/retry";
 import { copyIn } from "@spillway/pg/copy/copy-in";
 import { isSerializationError } from "@spillway/pg/pg-error";
 import { quoteIdent } from "@spillway/pg/quote";
 import type { RawConnection } from "@spillway/pg/wire/connection";
 import type { TextField, TextResult } from "@spillway/pg/wire/query";
-import { KEY_MIN, keyLiteral } from "../catalog/catalog.ts";
+import { type Db, KEY_MIN, keyLiteral } from "../catalog/catalog.ts";
 import { duckIdent, type EngineParam, type EngineSession } from "../engine/engine.ts";
 import { isNode, parseSelect } from "./ast.ts";
 import { countOf, writeDelta } from "./delta-write.ts";
 import { extractPredicates, type Predicate, toDuckCondition } from "./predicates.ts";
 import type { QueryParts } from "./query.ts";
+import { rawDb } from "./raw-db.ts";
 import type { LakeState, ResolvedRelation, SeamColumn } from "./resolve.ts";
 import { type Dml, inlineParams, parseDml } from "./sql-lex.ts";
 import { stageCopy } from "./staging.ts";
@@ -45,31 +47,53 @@ export interface ExecuteResult {
   readonly deltaRows: number;
 }
 
+/** A lake commit that was applied inside the client's transaction. */
+export interface StagedDirect {
+  /** Called after a rollback: what was written to the store is nobody's. */
+  abandon(error: unknown): Promise<void>;
+}
+
+/** Moves the delta rows that `tx` wrote, and nobody else can see, into the lake, in `tx` itself. */
+export type DirectCommit = (request: {
+  readonly tx: Db;
+  readonly connection: RawConnection;
+  readonly relationId: bigint;
+}) => Promise<StagedDirect>;
+
 const DEFAULT_MAX_ROWS = 1_000_000;
 const RETRIES = { attempts: 6, totalMs: 15_000, firstDelayMs: 10, maxDelayMs: 500 };
 
 export async function runDml(parts: QueryParts, text: string, options: ExecuteOptions): Promise<ExecuteResult> {
   const dml = parseDml(options.params ? inlineParams(text, options.params) : text);
   const clock: Clock = parts.clock;
-  return retry({ ...RETRIES, clock, random: Math.random, retryable: isSerializationError }, () =>
-    attempt(parts, dml, options),
-  );
+  // Somebody else's lake commit came first, or the same rows were changed: nothing happened, and it may run again.
+  const retryable = (error: unknown): boolean =>
+    isSerializationError(error) || isSpillwayError(error, "commit_conflict");
+  return retry({ ...RETRIES, clock, random: Math.random, retryable }, () => attempt(parts, dml, options));
 }
 
 async function attempt(parts: QueryParts, dml: Dml, options: ExecuteOptions): Promise<ExecuteResult> {
   const pin = await parts.pins.take();
   const connection = await parts.source.acquire();
   const session = await parts.engine.session();
+  let work: Correction | null = null;
   try {
     const names = [{ schema: dml.schema, name: dml.name }];
-    const [relation] = await parts.resolver.begin(connection, names, options.signal, "READ WRITE");
-    const work = new Correction(parts, connection, session, dml, must(relation, "relation"), options);
+    let [relation] = await parts.resolver.begin(connection, names, options.signal, "write");
+    if (relation?.lake?.mode === "direct") {
+      await connection.query("ROLLBACK");
+      [relation] = await parts.resolver.begin(connection, names, options.signal, "direct");
+    }
+    work = new Correction(parts, connection, session, dml, must(relation, "relation"), options);
     const result = await work.run();
     pin.check();
     await commit(connection);
+    faultPoint("direct.after_commit");
     return result;
   } catch (error) {
     if (connection.isOpen && connection.transactionStatus !== "I") await connection.query("ROLLBACK").catch(() => {});
+    // An outcome that is not known is not given up: recovery looks it up.
+    if (!isSpillwayError(error, "pg_commit_unknown")) await work?.abandon(error);
     throw error;
   } finally {
     // Its temporary tables end with it.
@@ -102,6 +126,7 @@ class Correction {
   readonly #dml: Dml;
   readonly #relation: ResolvedRelation;
   readonly #options: ExecuteOptions;
+  #lakeCommit: StagedDirect | null = null;
 
   constructor(
     parts: QueryParts,
@@ -119,14 +144,20 @@ class Correction {
     this.#options = options;
   }
 
+  /** Gives up what was staged for the lake; for a transaction that was rolled back. */
+  async abandon(error: unknown): Promise<void> {
+    await this.#lakeCommit?.abandon(error);
+  }
+
   async run(): Promise<ExecuteResult> {
     const { lake } = this.#relation;
     if (!lake || !isSplit(lake)) return this.#result([await this.#query(this.#dml.sql)], 0);
     const { t, r } = await this.#holdCutLine(lake);
-    if (lake.mode === "direct") {
+    const { direct } = this.#parts;
+    if (lake.mode === "direct" && !direct) {
       throw new SpillwayError(
         "sql_unsupported",
-        `Corrections of the direct table ${this.#relation.sql} are not supported by this release.`,
+        `The direct table ${this.#relation.sql} is corrected by \`spillway sql\` only.`,
       );
     }
     await this.#workspace(t);
@@ -135,6 +166,10 @@ class Correction {
     const query = (sql: string): Promise<TextResult> => this.#query(sql);
     const deltaRows = await writeDelta({ query, relation: this.#relation, lake, r, cold: COLD, before: BEFORE });
     await this.#query(`DROP VIEW ${HOT}`);
+    if (lake.mode === "direct" && direct && deltaRows > 0) {
+      const { relationId } = lake;
+      this.#lakeCommit = await direct({ tx: rawDb(this.#connection), connection: this.#connection, relationId });
+    }
     return this.#result(results, deltaRows);
   }
 

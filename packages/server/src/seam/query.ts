@@ -27,6 +27,7 @@ import {
   textsOf,
   usedNames,
 } from "./ast.ts";
+import type { DirectCommit } from "./corrections.ts";
 import type { Pin, PinKeeper } from "./pins.ts";
 import { type Extracted, extractPredicates, type Predicate } from "./predicates.ts";
 import type { ResolvedRelation, Resolver, SeamColumn } from "./resolve.ts";
@@ -76,6 +77,8 @@ export interface QueryParts {
   readonly tables: TableReader;
   readonly clock: Clock;
   readonly texts: TextCache;
+  /** For corrections of direct tables. */
+  readonly direct?: DirectCommit;
 }
 
 /** An answer up to this size is delivered whole or not at all. */

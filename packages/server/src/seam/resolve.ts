@@ -72,6 +72,24 @@ interface StateRow {
   readonly lake: LakeState | null;
 }
 
+/**
+ * `direct`: for a correction that commits to the lake itself. The journal rows of that commit are made by another connection
+ * after this transaction's first statement, so it must be READ COMMITTED; what it reads stands still because it holds the
+ * lock on the table's metadata pointer, without which neither the lake nor T can move.
+ */
+export type Access = "read" | "write" | "direct";
+
+const MODES: Readonly<Record<Access, string>> = {
+  read: "REPEATABLE READ READ ONLY",
+  write: "REPEATABLE READ READ WRITE",
+  direct: "READ COMMITTED READ WRITE",
+};
+
+function pointerLock(rows: readonly StateRow[]): string {
+  return `SELECT 1 FROM spillway.lake_table WHERE lake_id IN (SELECT lake_id FROM spillway.relation
+    WHERE relid IN (${rows.map((r) => r.oid).join(", ")})) ORDER BY lake_id FOR UPDATE;`;
+}
+
 /** What may be read from Postgres alone, by pg_class.relkind. */
 const READABLE = new Set(["r", "p", "v", "m", "f"]);
 const LOCKABLE = new Set(["r", "p", "v"]);
@@ -91,7 +109,7 @@ export class Resolver {
     connection: RawConnection,
     names: readonly RelationName[],
     signal?: AbortSignal,
-    access: "READ ONLY" | "READ WRITE" = "READ ONLY",
+    access: Access = "read",
   ): Promise<ResolvedRelation[]> {
     const options = signal ? { signal } : {};
     for (let tries = 1; tries <= TRIES; tries++) {
@@ -107,7 +125,7 @@ export class Resolver {
       const lock = list === "" ? "" : `LOCK TABLE ${list} IN ACCESS SHARE MODE;`;
       try {
         const results = await connection.query(
-          `BEGIN ISOLATION LEVEL REPEATABLE READ ${access}; ${lock} ${stateSql(names)}`,
+          `BEGIN ISOLATION LEVEL ${MODES[access]}; ${lock} ${access === "direct" ? pointerLock(rows) : ""} ${stateSql(names)}`,
           options,
         );
         const now = parseState(must(results.at(-1), "state").rows);

@@ -5,7 +5,7 @@ import type { LocalCache } from "@spillway/lake/store/cache";
 import type { ObjectStore } from "@spillway/lake/store/store";
 import type { Conninfo } from "@spillway/pg/conninfo";
 import type { Engine } from "../engine/engine.ts";
-import { type ExecuteOptions, type ExecuteResult, runDml } from "./corrections.ts";
+import { type DirectCommit, type ExecuteOptions, type ExecuteResult, runDml } from "./corrections.ts";
 import { explain, type Explanation } from "./explain.ts";
 import { LakeReader } from "./lake-reader.ts";
 import { PinKeeper } from "./pins.ts";
@@ -30,6 +30,8 @@ export interface SeamOptions {
   readonly connections?: number;
   readonly connectTimeoutMs?: number;
   readonly searchPath?: string;
+  /** How corrections of direct tables get into the lake: `directCommit` of the movers. Without it they are refused. */
+  readonly direct?: DirectCommit;
 }
 
 export class Seam {
@@ -52,6 +54,7 @@ export class Seam {
       pins: new PinKeeper({ source, clock, log, holder, ...(pinTtlMs === undefined ? {} : { ttlMs: pinTtlMs }) }),
       resolver: new Resolver(),
       texts: new TextCache(),
+      ...(options.direct ? { direct: options.direct } : {}),
       tables: new TableReader({ engine, reader: this.#reader }),
     };
   }
@@ -89,5 +92,5 @@ export type { QueryOptions, QueryResult, QueryStats } from "./query.ts";
 export type { AsOf, TableStats } from "./table-read.ts";
 export { type Pin, PinKeeper, type PinOptions } from "./pins.ts";
 export { Source, type SourceOptions } from "./source.ts";
-export type { ExecuteOptions, ExecuteResult } from "./corrections.ts";
+export type { DirectCommit, ExecuteOptions, ExecuteResult, StagedDirect } from "./corrections.ts";
 export { type Explanation, printExplanation } from "./explain.ts";
