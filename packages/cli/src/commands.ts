@@ -6,6 +6,8 @@ import { registerConfig } from "./commands/config.ts";
 import { registerDemo } from "./commands/demo.ts";
 import { registerExplain } from "./commands/explain.ts";
 import { registerInit } from "./commands/init.ts";
+import { registerMaintain } from "./commands/maintain.ts";
+import { registerPolicy } from "./commands/policy.ts";
 import { registerRegister } from "./commands/register.ts";
 import { registerSql } from "./commands/sql.ts";
 import { registerStatus } from "./commands/status.ts";
@@ -23,6 +25,8 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerUnregister,
   registerStatus,
   registerVerify,
+  registerMaintain,
+  registerPolicy,
   registerSql,
   registerExplain,
   registerCatalog,

@@ -177,7 +177,8 @@ export async function maintain(
     if (tiered === null || ofTables?.length === 0) continue;
     tables[displayName(relation)] = await maintainRelation(ctx, tiered, ofTables ? { passes: ofTables } : {});
   }
-  const wantsSource = passes === undefined || passes.includes("remove") || passes.includes("orphans");
+  const wantsSource =
+    (passes === undefined && relationId === null) || passes?.includes("remove") || passes?.includes("orphans");
   return { tables, source: wantsSource ? await upkeep.run(ctx, passes) : {} };
 }
 

@@ -66,7 +66,9 @@ export async function referencedFiles(ctx: MoverContext): Promise<Set<string>> {
       for (const manifest of await source.manifests(snapshot)) {
         if (files.has(manifest.path)) continue;
         files.add(manifest.path);
-        for (const entry of await source.entries(metadata, manifest)) files.add(entry.dataFile.path);
+        for (const { status, dataFile } of await source.entries(metadata, manifest)) {
+          if (status !== "deleted") files.add(dataFile.path);
+        }
       }
     }
   }
