@@ -23,9 +23,10 @@ import { LeaseKeeper } from "./lease-keeper.ts";
 import { keeperMetrics, type KeeperMetrics } from "./metrics.ts";
 import { MonitorClient } from "./monitor-client.ts";
 import { PgNode } from "./node.ts";
+import { rebuildMarker } from "../postgres/rejoin.ts";
 import { NOTHING, Observer, type Observation } from "./observe.ts";
 import { buildReport, supersedes } from "./report.ts";
-import { RestartBudget } from "./restart-budget.ts";
+import { RestartBudget, Supervisor } from "./restart-budget.ts";
 import { SlotKeeper } from "./slots.ts";
 import { WatchdogLink } from "./watchdog-link.ts";
 
@@ -34,10 +35,6 @@ const WATCH_MS = 10_000;
 const DEFAULT_HEARTBEAT_MS = 500;
 /** A beat does not wait longer than this for Postgres to say how it is. */
 const OBSERVE_WAIT_MS = 250;
-/** A primary whose budget is spent leaves the decision to the monitor for so long. */
-const SPENT_PAUSE_MS = 15_000;
-/** A server that has not answered for so long, although its process is there, counts as dead. */
-const HUNG_MS = 10_000;
 
 export interface KeeperDeps {
   readonly clock: Clock;
@@ -62,6 +59,7 @@ export class Keeper {
   readonly #lease: LeaseKeeper;
   readonly #hooks: RoleHooks;
   readonly #budget = new RestartBudget();
+  readonly #supervisor = new Supervisor();
   readonly #beatBell = new Bell();
   readonly #tickBell = new Bell();
   readonly #boot = randomHex(16);
@@ -72,7 +70,6 @@ export class Keeper {
   #lastAnswerMs: number;
   #seq = 0;
   #heardMonitor = false;
-  #spentAtMs: number | null = null;
   #lastNoEdge = "";
   #fencing = false;
 
@@ -158,8 +155,6 @@ export class Keeper {
   get #ending(): boolean {
     return this.#stopping.signal.aborted;
   }
-
-  // ---------------------------------------------------------------- talking
 
   async #beatLoop(): Promise<void> {
     while (!this.#ending) {
@@ -262,8 +257,6 @@ export class Keeper {
     }
   }
 
-  // ---------------------------------------------------------------- doing
-
   async #tickLoop(): Promise<void> {
     while (!this.#ending) {
       try {
@@ -356,7 +349,8 @@ export class Keeper {
     const { state, assignment } = this.#core;
     if (isStopped(state) || ["init", "wait_standby", "maintenance", "dropped"].includes(state)) return false;
     if (assignment !== null && isStopped(assignment.goalState)) return false;
-    return true;
+    // A half-made directory is never started; the next transition makes it anew.
+    return rebuildMarker(this.#files.dir) === null;
   }
 
   #restartsLeft(nowMs: number): number {
@@ -365,17 +359,18 @@ export class Keeper {
   }
 
   #supervise(): void {
-    const nowMs = this.#clock.monotonicMs();
     if (!this.#shouldRun() || !this.#executor.ready) return;
-    const hung = this.#node.isRunning() && nowMs - this.#lastAnswerMs > HUNG_MS;
-    if (this.#node.isRunning() && !hung) {
-      this.#spentAtMs = null;
-      return;
-    }
+    const nowMs = this.#clock.monotonicMs();
     const leased = needsLease(this.#core.state);
-    if (leased && !this.#mayStartWritable()) return;
-    if (leased && this.#restartsLeft(nowMs) === 0 && !this.#waitedLongEnough(nowMs)) return;
-    if (hung) return void this.#endHung();
+    const what = this.#supervisor.decide({
+      nowMs,
+      isRunning: this.#node.isRunning(),
+      answeredMs: this.#lastAnswerMs,
+      restartsLeft: this.#restartsLeft(nowMs),
+      replaceable: leased && (this.#core.assignment?.lease.voters.length ?? 0) > 0,
+    });
+    if (what === "fine" || what === "leave" || (leased && !this.#mayStartWritable())) return;
+    if (what === "end") return void this.#endHung();
     this.#log.warn("Postgres is not running: restarting it on the spot", { left: this.#restartsLeft(nowMs) });
     this.#budget.spend(nowMs);
     this.#counts.restarted();
@@ -391,18 +386,9 @@ export class Keeper {
     return this.#lease.held() && (this.#heardMonitor || this.#core.assignment?.lease.required === true);
   }
 
-  /** With nobody to take over, or a monitor that does not decide, trying again is better than nothing. */
-  #waitedLongEnough(nowMs: number): boolean {
-    if ((this.#core.assignment?.lease.voters.length ?? 0) === 0) return true;
-    this.#spentAtMs ??= nowMs;
-    if (nowMs - this.#spentAtMs < SPENT_PAUSE_MS) return false;
-    this.#spentAtMs = nowMs;
-    return true;
-  }
-
   async #endHung(): Promise<void> {
     this.#fencing = true;
-    this.#log.error("Postgres has not answered for too long: it is ended and started again", { limit_ms: HUNG_MS });
+    this.#log.error("Postgres has not answered for too long: it is ended and started again");
     await this.#executor.fence().catch(() => false);
     this.#lastAnswerMs = this.#clock.monotonicMs();
     this.#fencing = false;

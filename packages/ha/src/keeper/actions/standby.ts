@@ -212,6 +212,8 @@ export async function followPrimary(context: ActionContext): Promise<void> {
   const { node } = context;
   const primary = primaryOf(context);
   const upstream = PgNode.upstreamConf(primary);
+  // A copy or rewind was cut short: whatever the state says, there is no standby here yet.
+  if (!node.hasCluster() || rebuildMarker(node.files.dir) !== null) return rejoin(context, primary);
   const same = JSON.stringify(node.conf.upstream) === JSON.stringify(upstream);
   if (same && node.postmaster.status() === "standby" && (await streams(node))) {
     node.configure({});
