@@ -144,6 +144,32 @@ describe("kill -9 at", () => {
   }
 });
 
+describe("kill -9 in the middle of unregister at", () => {
+  for (const [i, point] of faultPointsOf("unregister.").entries()) {
+    test(point, async () => {
+      const name = `u${i}`;
+      await makeTable(name);
+      expect(await run(["register", "--table", name, "--lag", "30d"])).toMatchObject({ code: 0 });
+      expect(await run(["worker", "--once"])).toMatchObject({ code: 0 });
+      await both(name, `insert into @ values (9000, '2024-01-05 12:34:56+00', 'historical')`);
+      const killed = await run(["unregister", "--table", name], faultEnv({ point, action: "kill" }));
+      expect(killed.signal).toBe("SIGKILL");
+      await checkWhole(runtime.mover(null), db.client, name);
+      await both(name, `insert into @ values (9001, '2024-01-06 12:34:56+00', 'between')`);
+      const again = await run(["unregister", "--table", name, "--json"]);
+      expect(again).toMatchObject({ code: 0 });
+      expect(JSON.parse(again.stdout)).toMatchObject({ outcome: "unregistered" });
+      const { rows } = await db.client.query(
+        "select tgname from pg_trigger where tgname like 'spillway%' and tgrelid = $1::regclass",
+        [name],
+      );
+      expect(rows).toEqual([]);
+      expect(await run(["worker", "--once"])).toMatchObject({ code: 0 });
+      expect(await unknownFiles()).toEqual([]);
+    });
+  }
+});
+
 test("SIGTERM steps down at once, and a standby leads", async () => {
   const [first, second] = [spawnCli(["worker"], { env }), spawnCli(["worker"], { env })];
   try {
@@ -162,6 +188,37 @@ test("SIGTERM steps down at once, and a standby leads", async () => {
   } finally {
     await Promise.all([first.killGroup(), second.killGroup()]);
   }
+});
+
+test("SIGTERM in the middle of a copy undoes it", async () => {
+  const name = "big";
+  await makeTable(name);
+  await both(
+    name,
+    "insert into @ select i, '2024-01-02'::timestamptz + i * interval '1 second', repeat('v', 100) from generate_series(10000, 700000) i",
+  );
+  expect(await run(["register", "--table", name, "--lag", "30d"])).toMatchObject({ code: 0 });
+  const worker = spawnCli(["worker"], { env });
+  try {
+    await waitFor("a file of the copy", async () => {
+      const { rows } = await db.client.query<{ n: number }>(
+        "select count(*)::int as n from spillway.staged_file f join spillway.journal j using (op_id) where kind = 'tier' and phase = 'open'",
+      );
+      return (rows[0]?.n ?? 0) > 0;
+    });
+    const started = performance.now();
+    worker.signal("SIGTERM");
+    expect(await worker.done).toMatchObject({ code: 0 });
+    expect(performance.now() - started).toBeLessThan(5000);
+  } finally {
+    await worker.killGroup();
+  }
+  const { rows } = await db.client.query("select kind from spillway.journal where phase = 'open'");
+  expect(rows).toEqual([]);
+  expect(await run(["worker", "--once"])).toMatchObject({ code: 0 });
+  await checkWhole(runtime.mover(null), db.client, name);
+  expect((await db.client.query("select path from spillway.staged_file")).rows).toEqual([]);
+  expect(await unknownFiles()).toEqual([]);
 });
 
 test("a leader that is stopped inside its commit commits nothing after it woke up", async () => {
