@@ -15,7 +15,10 @@ import { hashField, type MovedColumn, type MoverContext, scanField, stager } fro
 
 export interface Copied {
   readonly files: readonly DataFile[];
+  /** Of the rows as they came from Postgres. */
   readonly checksum: Checksum;
+  /** Of the rows as they are read from the files in the store: each is read while the next is being written. */
+  readonly readBack: Promise<Checksum>;
 }
 
 export interface CopyRequest {
@@ -64,23 +67,64 @@ async function copyRows(ctx: MoverContext, connection: RawConnection, request: C
       yield batch;
     }
   }
-  const files = await writeDataFiles({
-    engine: ctx.engine,
-    batches: hashed(),
-    fields: request.columns.map((c) => c.field),
-    spec: defaultSpec(request.metadata),
-    store: ctx.store,
-    dataLocation: `${request.metadata.location}/data`,
-    stageDir: ctx.stageDir,
-    onFile: stager(ctx, request.opId),
-    ...(ctx.signal ? { signal: ctx.signal } : {}),
-  });
-  return { files, checksum };
+  const back = new ReadBack(ctx, request.columns);
+  try {
+    const files = await writeDataFiles({
+      engine: ctx.engine,
+      batches: hashed(),
+      fields: request.columns.map((c) => c.field),
+      spec: defaultSpec(request.metadata),
+      store: ctx.store,
+      dataLocation: `${request.metadata.location}/data`,
+      stageDir: ctx.stageDir,
+      onFile: stager(ctx, request.opId),
+      onWritten: (file) => back.add(file),
+      ...(ctx.signal ? { signal: ctx.signal } : {}),
+    });
+    return { files, checksum, readBack: back.result() };
+  } catch (error) {
+    await back.stop();
+    throw error;
+  }
 }
 
-/** Reads the files back as any reader would, and compares. Throws `verify_failed`. */
-export async function verifyCopy(ctx: MoverContext, columns: readonly MovedColumn[], copied: Copied): Promise<void> {
-  const found = await checksumOfFiles(ctx, columns, copied.files);
+/** Reads files as any reader would, one after the other, as they come. */
+class ReadBack {
+  readonly #ctx: MoverContext;
+  readonly #columns: readonly MovedColumn[];
+  readonly #checksum = new Checksum();
+  #reading: Promise<void> = Promise.resolve();
+  #stopped = false;
+
+  constructor(ctx: MoverContext, columns: readonly MovedColumn[]) {
+    this.#ctx = ctx;
+    this.#columns = columns;
+  }
+
+  add(file: DataFile): void {
+    this.#reading = this.#reading.then(async () => {
+      if (!this.#stopped) this.#checksum.merge(await checksumOfFiles(this.#ctx, this.#columns, [file]));
+    });
+    // Whoever asks for the result hears of it.
+    this.#reading.catch(() => {});
+  }
+
+  result(): Promise<Checksum> {
+    const result = this.#reading.then(() => this.#checksum);
+    result.catch(() => {});
+    return result;
+  }
+
+  /** Returns when no file is read any more. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#reading.catch(() => {});
+  }
+}
+
+/** Compares what the files read back as. Throws `verify_failed`, or why they cannot be read. */
+export async function verifyCopy(copied: Copied): Promise<void> {
+  const found = await copied.readBack;
   const declared = copied.files.reduce((sum, f) => sum + f.recordCount, 0n);
   if (!found.equals(copied.checksum) || declared !== copied.checksum.rows) {
     throw new SpillwayError(

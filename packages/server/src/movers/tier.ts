@@ -150,7 +150,7 @@ async function tierOnce(
     faultPoint("tier.capture_on");
     const { columns, copied } = await copy(ctx, relation, leaf, opId, state, options);
     faultPoint("tier.files_written");
-    await verifyCopy(ctx, columns, copied);
+    await verifyCopy(copied);
     faultPoint("tier.verified");
     await commit(ctx, { relation, leaf, opId, state, columns, copied });
     const bytes = copied.files.reduce((sum, f) => sum + f.fileSizeBytes, 0n);
