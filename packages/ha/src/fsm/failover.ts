@@ -170,7 +170,7 @@ function promote(d: Draft, failover: Failover): void {
   if (proof.targetLsn !== null) {
     failover.targetLsn = proof.targetLsn;
     const lsn = isFresh(d, node) ? seenOf(d, node)?.report.pg.lsn : null;
-    if (lsnOf(lsn) < lsnOf(proof.targetLsn)) {
+    if (lsnOf(lsn) < lsnOf(proof.targetLsn) || awaitsCheckpoint(d, failover, node, lsn)) {
       d.blocked.push(`${node.name} is at ${lsn ?? "an unknown position"} and must reach ${proof.targetLsn} first`);
       return;
     }
@@ -180,6 +180,19 @@ function promote(d: Draft, failover: Failover): void {
     return;
   }
   enthrone(d, failover, node);
+}
+
+/** How long a candidate is given to receive the old primary's shutdown checkpoint. */
+const CHECKPOINT_MS = 700;
+
+/**
+ * The old primary reported where its shutdown checkpoint begins. A standby that has that record too would
+ * have forked off from a candidate without it; it is on its way, so a moment's wait saves a rewind.
+ */
+function awaitsCheckpoint(d: Draft, failover: Failover, node: NodeRow, lsn: string | null | undefined): boolean {
+  const stopped = nodeOf(d.f, failover.oldPrimary)?.stoppedAt;
+  const sinceMs = d.nowMs - (d.obs.goalSinceMs.get(node.nodeId) ?? d.obs.startedAtMs);
+  return stopped !== null && stopped?.lsn === lsn && sinceMs < CHECKPOINT_MS;
 }
 
 /** Appointed without a freeze, but then the old primary did not stop cleanly: count positions after all. */

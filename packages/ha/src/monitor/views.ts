@@ -1,7 +1,7 @@
 /** What `show …` sees of a formation. */
 import { parseLsn } from "@spillway/base/lsn";
 import { writesBlocked } from "../fsm/explain.ts";
-import { isHealthy, seenOf } from "../fsm/health.ts";
+import { isHealthy, isSilent, seenOf } from "../fsm/health.ts";
 import { primaryOf, type Draft, type NodeRow } from "../fsm/model.ts";
 import { renderSsn } from "../fsm/quorum.ts";
 import { wasAsync } from "../fsm/proof.ts";
@@ -36,7 +36,7 @@ function viewOf(d: Draft, node: NodeRow): NodeView {
     assigned: node.goal,
     reason: node.reason,
     isPrimary: node === primary,
-    running: report?.pg.isRunning ?? null,
+    running: isSilent(d, node) ? null : (report?.pg.isRunning ?? null),
     syncState: row?.syncState ?? "",
     tli: report?.pg.tli ?? null,
     lsn,

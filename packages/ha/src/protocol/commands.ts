@@ -26,7 +26,7 @@ export const nodeView = object({
   assigned: state,
   reason: text(),
   isPrimary: bool,
-  /** null: not heard from since this monitor leads. */
+  /** null: not heard from of late. */
   running: nullable(bool),
   /** As the primary sees it: async, potential, sync, quorum; '' = not attached. */
   syncState: text(),
