@@ -188,6 +188,12 @@ export const TABLE: readonly Edge[] = [
   ),
   ...edges(OFF, ["prepare_maintenance"], "stop_postgres", "Already stopped"),
   ...edges(
+    [...OFF, "maintenance", "prepare_maintenance"],
+    ["wait_maintenance"],
+    "wait_maintenance",
+    "Maintenance again, before it was back",
+  ),
+  ...edges(
     [...STANDBY, ...FROZEN, "prepare_promotion", "join_secondary"],
     ["wait_maintenance"],
     "wait_maintenance",
