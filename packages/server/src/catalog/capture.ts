@@ -201,6 +201,10 @@ declare
   seen text;
   had text;
 begin
+  if not (select c.relispartition from pg_class c where c.oid = tg_relid) then
+    -- Detached by somebody, with the trigger still on: its rows are not the table's any more.
+    return null;
+  end if;
   ${staleCheck()}
   if ${here} and (select string_agg(attnum || ' ' || atttypid || ' ' || atttypmod || ' ' || attname, ',' order by attnum)
       from pg_attribute where attrelid = ${spec.relid} and attnum > 0 and not attisdropped) = ${quoteLiteral(spec.signature)} then

@@ -9,9 +9,10 @@ import { assertEpoch } from "@spillway/pg/lease";
 import { fromPgError } from "@spillway/pg/pg-error";
 import { quoteQualified } from "@spillway/pg/quote";
 import type pg from "pg";
-import { type BandRow, dropCaptureFunction, loadBands } from "../catalog/catalog.ts";
+import { type BandRow, loadBands } from "../catalog/catalog.ts";
 import { displayName, lockingTransaction, type MoverContext } from "./context.ts";
-import { leafFault, readLeafState } from "./leaf-state.ts";
+import { removeCapture } from "./landing-sweep.ts";
+import { leafFault, type LeafState, readLeafState } from "./leaf-state.ts";
 import { withLockRetries } from "./register.ts";
 import type { TieredRelation } from "./tiered.ts";
 
@@ -47,11 +48,13 @@ async function dropOne(ctx: MoverContext, relation: TieredRelation, band: BandRo
   await lockingTransaction(ctx, async (tx) => {
     const leaf = band.leaf ?? 0;
     const name = await lockForDrop(tx, relation, leaf);
-    if (name !== null) {
-      await recheck(tx, relation, band, name);
+    const state = name === null ? null : await readLeafState(tx, leaf, relation.relid);
+    if (name !== null && state?.attached === true) {
+      await recheck(tx, relation, band, state, name);
       await tx.query(`drop table ${name}`);
     }
-    await tx.query(dropCaptureFunction(relation.relationId, leaf));
+    // One that somebody detached is theirs: the lake has its rows, and it keeps them without a capture.
+    await removeCapture(tx, relation.relationId, leaf);
     await tx.query("update spillway.band set state = 'dropped', leaf = null where band_id = $1", [
       band.bandId.toString(),
     ]);
@@ -80,15 +83,19 @@ async function lockForDrop(tx: pg.Client, relation: TieredRelation, leaf: number
   return name;
 }
 
-async function recheck(tx: pg.Client, relation: TieredRelation, band: BandRow, name: string): Promise<void> {
-  const state = await readLeafState(tx, band.leaf ?? 0, relation.relid);
+async function recheck(
+  tx: pg.Client,
+  relation: TieredRelation,
+  band: BandRow,
+  state: LeafState,
+  name: string,
+): Promise<void> {
   const stop = (why: string): never => {
     throw new SpillwayError(
       "partition_changed",
       `${displayName(relation)}: partition ${band.leafName} is not dropped, because ${why}`,
     );
   };
-  if (state === null) return;
   const fault = leafFault(band, state);
   if (fault !== null) stop(fault);
   const { rows } = await tx.query<{ name: string }>(

@@ -26,6 +26,7 @@ import {
   type TableColumn,
 } from "../catalog/catalog.ts";
 import { displayName, lockingTransaction, type MovedColumn, movedColumns, type MoverContext } from "./context.ts";
+import { purgeIdle } from "./landing-sweep.ts";
 import { type LeafState, leafFault, leafSignature, readLeafState } from "./leaf-state.ts";
 import { commitPatiently, publish } from "./publish.ts";
 import { withLockRetries } from "./register.ts";
@@ -80,6 +81,7 @@ export async function tier(
   for (const leaf of choice.due) {
     if (ctx.signal?.aborted) break;
     const result = await tierLeaf(ctx, withCutLine(relation, t), leaf, options);
+    if (result === null) break;
     results.push(result);
     options.onDone?.(result);
     ({ t } = result);
@@ -108,18 +110,21 @@ export function presentKey(ctx: MoverContext, relation: TieredRelation): bigint 
 
 /** A leaf that was altered between the capture and the commit: its copy is begun again. */
 class LeafChanged extends Error {}
+/** One that was dropped or detached: there is nothing to move, and the next pass looks again. */
+class LeafGone extends LeafChanged {}
 
 async function tierLeaf(
   ctx: MoverContext,
   relation: TieredRelation,
   leaf: Partition,
   options: TierOptions,
-): Promise<TierResult> {
+): Promise<TierResult | null> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await tierOnce(ctx, relation, leaf, options);
     } catch (error) {
       if (!(error instanceof LeafChanged)) throw error;
+      if (error instanceof LeafGone) return null;
       ctx.log.info("tier.again", { table: displayName(relation), leaf: leaf.name, reason: error.message });
       if (attempt >= COPY_ATTEMPTS) {
         throw new SpillwayError("partition_unsupported", `partition ${leaf.name}: ${error.message}, again and again`);
@@ -191,14 +196,19 @@ async function giveUp(ctx: MoverContext, opId: bigint, error: unknown): Promise<
  */
 async function captureOn(ctx: MoverContext, relation: TieredRelation, leaf: Partition): Promise<LeafState> {
   return lockingTransaction(ctx, async (tx) => {
+    const before = await readLeafState(tx, leaf.oid, relation.relid);
+    if (before === null || !before.attached) throw new LeafGone("it is gone");
     const spec = captureSpecOf(relation, await readTableColumns(tx, relation.relid));
     await installCapture(tx, spec, { ...leaf, isLanding: false });
+    const landing = (await readPartitions(tx, relation.relid, relation.keyKind)).find((p) => p.isDefault);
+    // The hole below the leaf goes along: its rows are in the landing and in the delta. Others of that range are remains.
+    if (landing) await purgeIdle(tx, relation, landing, leaf.lo);
     await tx.query(`delete from ${deltaTable(relation.relationId)} where key >= $1 and key < $2`, [
       leaf.lo.toString(),
       leaf.hi.toString(),
     ]);
     const state = await readLeafState(tx, leaf.oid, relation.relid);
-    if (state === null || !state.attached) throw new LeafChanged("it is gone");
+    if (state === null || !state.attached) throw new LeafGone("it is gone");
     await tx.query(
       `insert into spillway.band (relation_id, lo, hi, leaf, leaf_name, leaf_lo, state, leaf_filenode, leaf_signature)
        values ($1, $2, $3, $4, $5, $6, 'capturing', $7, $8)
@@ -247,6 +257,7 @@ async function copy(
         `select pg_relation_filenode(${leaf.oid})::text, spillway.column_signature(${relation.relid})`,
       );
       const [filenode, signature] = result?.rows[0] ?? [];
+      if (filenode === null) throw new LeafGone("it is gone");
       if (filenode !== String(state.filenode)) throw new LeafChanged("it was rewritten");
       if (signature !== relation.columnSignature) throw notFollowed(relation);
     },
@@ -304,7 +315,8 @@ async function commit(ctx: MoverContext, moved: Moved): Promise<void> {
     },
     also: async (tx: Parameters<typeof readLeafState>[0]): Promise<void> => {
       const now = await readLeafState(tx, leaf.oid, relation.relid);
-      const fault = now === null ? "it is gone" : leafFault(recordOf(state), now);
+      if (now === null || !now.attached) throw new LeafGone("it is gone");
+      const fault = leafFault(recordOf(state), now);
       if (fault !== null) throw new LeafChanged(fault);
     },
   };
