@@ -8,6 +8,7 @@ type Load = () => Promise<Bench>;
 
 const BENCHES: Readonly<Record<string, Load>> = {
   tier: async () => (await import("../bench/tier.ts")).run,
+  read: async () => (await import("../bench/read.ts")).run,
   failover: async () => (await import("../bench/failover.ts")).run,
 };
 

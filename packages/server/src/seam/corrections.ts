@@ -29,6 +29,7 @@ import { rawDb } from "./raw-db.ts";
 import type { LakeState, ResolvedRelation, SeamColumn } from "./resolve.ts";
 import { type Dml, inlineParams, parseDml } from "./sql-lex.ts";
 import { stageCopy } from "./staging.ts";
+import { BEFORE, COLD, HOT, makeWorkspace, NEW } from "./workspace.ts";
 
 export interface ExecuteOptions {
   readonly params?: readonly EngineParam[];
@@ -114,11 +115,6 @@ async function commit(connection: RawConnection): Promise<void> {
   }
 }
 
-const COLD = "pg_temp.spw_cold";
-const BEFORE = "pg_temp.spw_before";
-const NEW = "pg_temp.spw_new";
-const HOT = "pg_temp.spw_hot";
-
 class Correction {
   readonly #parts: QueryParts;
   readonly #connection: RawConnection;
@@ -160,7 +156,14 @@ class Correction {
         `The direct table ${this.#relation.sql} is corrected by \`spillway sql\` only.`,
       );
     }
-    await this.#workspace(t);
+    const key = quoteIdent(this.#key().spec.name);
+    await makeWorkspace({
+      query: (sql) => this.#query(sql),
+      relation: this.#relation,
+      pk: this.#pk().map((c) => quoteIdent(c.spec.name)),
+      isBelow: this.#isBelow(t, key),
+      withNew: this.#dml.verb === "insert",
+    });
     await this.#refuseTieredReads();
     const results = this.#dml.verb === "insert" ? await this.#insert(t) : await this.#change(t);
     const query = (sql: string): Promise<TextResult> => this.#query(sql);
@@ -200,33 +203,6 @@ class Correction {
     );
     const row = must(result.rows[0], "seam");
     return { t: BigInt(must(row[0], "T")), r: row[1] === null || row[1] === undefined ? null : BigInt(row[1]) };
-  }
-
-  /** Temporary tables like the table, without its rows; and the view of the heap's part. */
-  async #workspace(t: bigint): Promise<void> {
-    const { sql, columns } = this.#relation;
-    const pk = this.#pk()
-      .map((c) => quoteIdent(c.spec.name))
-      .join(", ");
-    const like = `(LIKE ${sql} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS) ON COMMIT DROP`;
-    const tables = this.#dml.verb === "insert" ? [COLD, NEW] : [COLD];
-    const identities = columns.filter((c) => c.table.identity !== "");
-    const sequences = identities.map((c) => {
-      const from = `pg_get_serial_sequence('${sql.replaceAll("'", "''")}', '${c.spec.name.replaceAll("'", "''")}')`;
-      return { name: quoteIdent(c.spec.name), from };
-    });
-    for (const table of tables) await this.#query(`CREATE TEMP TABLE ${table.replace("pg_temp.", "")} ${like}`);
-    for (const { name, from } of sequences) {
-      const found = (await this.#query(`SELECT ${from}`)).rows[0]?.[0];
-      for (const table of tables) {
-        await this.#query(
-          `ALTER TABLE ${table} ALTER ${name} SET DEFAULT nextval('${String(found).replaceAll("'", "''")}'::regclass)`,
-        );
-      }
-    }
-    await this.#query(`ALTER TABLE ${COLD} ADD PRIMARY KEY (${pk})`);
-    const key = quoteIdent(this.#key().spec.name);
-    await this.#query(`CREATE TEMP VIEW spw_hot AS SELECT * FROM ${sql} WHERE NOT (${this.#isBelow(t, key)})`);
   }
 
   /** A subquery over another registered table would see its heap only. */

@@ -26,6 +26,12 @@ export function scanFields(
     const followed = lake.followed.get(column.attnum);
     const { name, kind, decimal } = column.spec;
     const field = followed ? known.get(followed.fieldId) : undefined;
+    if (!followed && column.isUnknowable) {
+      throw new SpillwayError(
+        "seam_columns_changed",
+        `${JSON.stringify(name)} of ${relation.sql} was added with a default, and what older rows read is not known.`,
+      );
+    }
     if (field && !canRead(kindOfIceberg(field.type), column)) {
       throw new SpillwayError(
         "seam_columns_changed",

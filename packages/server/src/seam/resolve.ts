@@ -48,6 +48,8 @@ export interface SeamColumn {
   readonly plan: PgColumnPlan;
   readonly spec: ColumnSpec;
   readonly table: TableColumn;
+  /** Added, and what rows from before read is not kept anywhere: nobody knows until the worker has decided. */
+  readonly isUnknowable?: boolean;
 }
 
 export interface ResolvedRelation {
@@ -197,7 +199,9 @@ export class Resolver {
       const key = `${row.oid}\0${row.signature}`;
       let columns = this.#columns.get(key);
       if (!columns) {
-        columns = (await readTableColumns(rawDb(connection), row.oid)).map(toSeamColumn);
+        const table = await readTableColumns(rawDb(connection), row.oid);
+        columns = table.map(toSeamColumn);
+        if (row.lake) columns = await withMissingValues(connection, row.oid, row.lake, columns);
         if (this.#columns.size > CACHED_TABLES) this.#columns.clear();
         this.#columns.set(key, columns);
       }
@@ -230,6 +234,37 @@ function keyOf(name: RelationName): string {
 
 function toSeamColumn(table: TableColumn): SeamColumn {
   return { attnum: table.attnum, plan: table.copyPlan, spec: table.copyPlan.spec, table };
+}
+
+/**
+ * What rows from before an added column read, for columns that the worker has not followed yet. Postgres keeps it with the
+ * partitions that existed then, the landing among them, not with the partitioned table.
+ */
+async function withMissingValues(
+  connection: RawConnection,
+  oid: number,
+  lake: LakeState,
+  columns: readonly SeamColumn[],
+): Promise<readonly SeamColumn[]> {
+  const result: SeamColumn[] = [];
+  for (const column of columns) {
+    if (lake.followed.has(column.attnum) || column.table.missingValue !== null) {
+      result.push(column);
+      continue;
+    }
+    const found = await connection.query(
+      `SELECT (SELECT (a.attmissingval::text::text[])[1] FROM pg_catalog.pg_attribute a
+           JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.attrelid
+           WHERE i.inhparent = ${oid} AND a.attname = p.attname AND a.atthasmissing AND NOT a.attisdropped LIMIT 1),
+         (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = ${oid} AND d.adnum = p.attnum)
+       FROM pg_catalog.pg_attribute p WHERE p.attrelid = ${oid} AND p.attnum = ${column.attnum}`,
+    );
+    const [missing = null, expression = null] = found[0]?.rows[0] ?? [];
+    // With a default and nothing kept: it was computed for each row, or a rewrite has forgotten it, or it was set only later.
+    const isUnknowable = missing === null && (column.table.identity !== "" || expression !== null);
+    result.push({ ...column, table: { ...column.table, missingValue: missing }, isUnknowable });
+  }
+  return result;
 }
 
 /**
