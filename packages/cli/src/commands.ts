@@ -5,6 +5,7 @@ import { registerCatalog } from "./commands/catalog.ts";
 import { registerConfig } from "./commands/config.ts";
 import { registerDemo } from "./commands/demo.ts";
 import { registerExplain } from "./commands/explain.ts";
+import { registerHa } from "./commands/ha.ts";
 import { registerInit } from "./commands/init.ts";
 import { registerMaintain } from "./commands/maintain.ts";
 import { registerPolicy } from "./commands/policy.ts";
@@ -33,4 +34,5 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerConfig,
   registerDemo,
   registerBench,
+  registerHa,
 ];

@@ -4,7 +4,9 @@ import type { Setting } from "@spillway/base/config";
 import { isSpillwayError, messageOf, SpillwayError } from "@spillway/base/errors";
 import { redactUrls } from "@spillway/base/log";
 import { SETTINGS } from "@spillway/base/settings";
+import { fromPgError, isConnectionError, sqlstateOf } from "@spillway/pg/pg-error";
 import { COMMANDS } from "./commands.ts";
+import { runHaCommand } from "./commands/ha.ts";
 import { createContext } from "./context.ts";
 import { toJson, type Streams } from "./output.ts";
 
@@ -15,6 +17,7 @@ export async function run(
   env: NodeJS.ProcessEnv,
   signal: AbortSignal,
 ): Promise<number> {
+  if (argv[0] === "ha") return runHaCommand(argv.slice(1), streams, env, signal);
   const program = new Command("spillway")
     .description("Keeps a Postgres database small, alive and analysable.")
     .version("0.1.0")
@@ -62,6 +65,9 @@ function answer(error: unknown, streams: Streams, json: boolean): number {
     return print(new SpillwayError("usage", text), streams, json);
   }
   if (isSpillwayError(error)) return print(error, streams, json);
+  if (sqlstateOf(error) !== null || isConnectionError(error)) {
+    return print(fromPgError(error, "the source"), streams, json);
+  }
   const detail = process.env["SPILLWAY_LOG_LEVEL"] === "debug" && error instanceof Error ? `\n${error.stack}` : "";
   return print(new SpillwayError("internal", redactUrls(messageOf(error)) + detail, { cause: error }), streams, json);
 }
