@@ -98,6 +98,49 @@ test("init, register, tier, corrections by an application's role, unregister", a
   expect(await unregister(ctx, { table: "app.m" })).toMatchObject({ outcome: "unregistered" });
 });
 
+test("partitions that a superuser's worker makes belong to the table's owner, and are stored as the others", async () => {
+  const { client } = db;
+  const superuser = await openRuntime({
+    databaseUrl: db.url,
+    warehouse: runtime.warehouse,
+    s3Endpoint: null,
+    s3Region: "us-east-1",
+    s3PathStyle: true,
+    cacheDir: join(home, "cache"),
+    cacheBytes: 1 << 30,
+    connectTimeoutMs: 5000,
+    engineMemoryBytes: 128 << 20,
+    lockTimeoutMs: 100,
+    premake: 1,
+    applicationName: "test",
+    clock: systemClock,
+    log: silentLogger,
+  });
+  try {
+    await runtime.pool.withClient((c) =>
+      c.query(`create table app.o (k int primary key) partition by range (k);
+        create table app.o_0 partition of app.o for values from (0) to (10) with (fillfactor = 50, autovacuum_enabled = false);
+        insert into app.o values (1)`),
+    );
+    await register(superuser.mover(null), { table: "app.o", mode: "tiered" });
+    expect((await new Passes().run(superuser.mover(null), { force: true })).failed).toEqual({});
+    const { rows } = await client.query(
+      "select relname, pg_get_userbyid(relowner) = $1 as own, reloptions from pg_class where relname like 'o\\_%' and relkind = 'r' order by 1",
+      [`${db.name}_owner`],
+    );
+    const reloptions = ["fillfactor=50", "autovacuum_enabled=false"];
+    expect(rows).toEqual([
+      { relname: "o_0", own: true, reloptions },
+      { relname: "o_10", own: true, reloptions },
+      { relname: "o_landing", own: true, reloptions },
+    ]);
+    await runtime.pool.withClient((c) => c.query("alter table app.o add column extra int"));
+    await unregister(superuser.mover(null), { table: "app.o" });
+  } finally {
+    await superuser.close();
+  }
+});
+
 test("a warehouse that another database owns is refused, and a clone of this one may not touch it", async () => {
   const other = await createTestDatabase();
   try {

@@ -21,6 +21,7 @@ import {
 import { displayName, lockingTransaction, type MoverContext } from "./context.ts";
 import { type NewPartition, planPremake, stepOf } from "./premake-plan.ts";
 import { freeName, withLockRetries } from "./register.ts";
+import { createSibling } from "./sibling.ts";
 import { type TieredRelation } from "./tiered.ts";
 
 /** Landed keys that are looked at in one pass: the rest comes with the next one. */
@@ -146,10 +147,8 @@ async function makePartition(
     await lockingTransaction(ctx, async (tx) => {
       const parent = quoteQualified(relation.schemaName, relation.tableName);
       const name = await freeName(tx, relation.schemaName, wanted.name);
-      const partition = quoteQualified(relation.schemaName, name);
       const [lo, hi] = [wanted.lo, wanted.hi].map((k) => boundText(relation, k));
-      // Everything of the parent but its identity, which is the parent's own (17 and later refuse another).
-      await tx.query(`create table ${partition} (like ${parent} including all excluding identity)`);
+      const partition = await createSibling(tx, relation, name);
       await tx.query(`lock table only ${parent} in ${patient ? "share row exclusive" : "share update exclusive"} mode`);
       await moveLanded(tx, relation, partition, wanted);
       await tx.query(`alter table ${parent} attach partition ${partition} for values from (${lo}) to (${hi})`);

@@ -35,6 +35,7 @@ import {
 import { lockingTransaction, type MoverContext, stager } from "./context.ts";
 import { firstColumns, lakeSchema, lakeSpec } from "./lake-shape.ts";
 import { checkRegister, type RegisterOptions, type RegisterPlan } from "./register-checks.ts";
+import { createSibling } from "./sibling.ts";
 import { findTable, readTableFacts, type TableFacts } from "./table-facts.ts";
 
 export interface RegisterResult {
@@ -330,8 +331,7 @@ async function requireUnchanged(tx: Db, facts: TableFacts): Promise<void> {
 /** Made apart and attached, so that readers and writers of the table go on. */
 async function createLanding(tx: Db, facts: TableFacts, plan: RegisterPlan): Promise<Partition> {
   const parent = quoteQualified(facts.schemaName, facts.tableName);
-  const landing = quoteQualified(facts.schemaName, await freeName(tx, facts.schemaName, landingName(facts.tableName)));
-  await tx.query(`create table ${landing} (like ${parent} including all excluding identity)`);
+  const landing = await createSibling(tx, facts, await freeName(tx, facts.schemaName, landingName(facts.tableName)));
   await tx.query(`comment on table ${landing} is 'Spillway: rows that no other partition takes'`);
   await tx.query(`alter table ${parent} attach partition ${landing} default`);
   const partitions = await readPartitions(tx, facts.relid, plan.keyKind);
