@@ -291,6 +291,9 @@ function outside(path: string): SpillwayError {
 /** A system error as one of ours. What the caller's own stream threw passes unchanged. */
 function translate(error: unknown, path: string): unknown {
   if (error instanceof SpillwayError || !(error instanceof Error) || !("syscall" in error)) return error;
+  if (error.syscall === "mkdir" && isCode(error, "ENOTDIR", "EEXIST")) {
+    return invalidPath(path, "lies below something that is not a folder");
+  }
   if (isCode(error, "ENOENT", "ENOTDIR", "EISDIR")) return notFound(path, error);
   const options = { cause: error, details: { path } };
   if (isCode(error, "ENOSPC", "EDQUOT")) {
