@@ -285,7 +285,8 @@ function deltaPlan(column: SeamColumn, lake: LakeState): { attnum: number; sql: 
   const name = `c${attnum}`;
   const spec = { ...plan.spec, name };
   const delta: PgColumnPlan = { ...plan, name, spec, wire: isText ? "text" : plan.wire, asText: false };
-  if (lake.followed.has(attnum)) return { attnum, sql: deltaColumn(attnum), plan: delta };
+  // The cast matters only until the worker has followed a change of the type.
+  if (lake.followed.has(attnum)) return { attnum, sql: `${deltaColumn(attnum)}::${table.deltaType}`, plan: delta };
   const missing = table.missingValue === null ? "NULL" : quoteLiteral(table.missingValue);
   const sql = `CASE WHEN x ? '${attnum}' THEN x ->> '${attnum}' ELSE ${missing} END`;
   return { attnum, sql: `(${sql})::${table.deltaType}`, plan: delta };

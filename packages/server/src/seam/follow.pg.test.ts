@@ -76,9 +76,7 @@ describe.each(testMajors())("on Postgres %s", (major) => {
   test("corrections keep the new columns' values, before they are followed", async () => {
     const own = await seam.execute("update f set d = 'corrected', e = 5, \"A b\" = 77 where k in (3, 13)");
     expect(own.rowCount).toBe(2);
-    await db.client.query(
-      `update ${table.model} set d = 'corrected', e = 5, "A b" = 77 where k in (3, 13)`,
-    );
+    await db.client.query(`update ${table.model} set d = 'corrected', e = 5, "A b" = 77 where k in (3, 13)`);
     await same();
   });
 

@@ -42,10 +42,17 @@ export async function stageCopy(request: StageRequest): Promise<Staged> {
       appender.append(batch);
       rows += batch.length;
     }
-  } finally {
     appender.close();
+    return { table, rows };
+  } catch (error) {
+    // What the appender still holds may be what failed.
+    try {
+      appender.close();
+    } finally {
+      await session.run(`DROP TABLE IF EXISTS ${duckIdent(table)}`).catch(() => {});
+    }
+    throw error;
   }
-  return { table, rows };
 }
 
 export function createTable(
