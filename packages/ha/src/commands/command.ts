@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { Clock } from "@spillway/base/clock";
-import { parseSetting, type Setting } from "@spillway/base/config";
+import { resolveSetting, type Setting } from "@spillway/base/config";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
 import { createLogger, type Logger, type LogLevel } from "@spillway/base/log";
 import { HA_SETTINGS } from "@spillway/base/settings/ha";
@@ -110,13 +110,8 @@ export const SETTING_OPTIONS: Readonly<Record<string, Option>> = Object.fromEntr
 );
 
 export function settingOf<T>(setting: Setting<T>, args: Args, io: Io): T {
-  const variable = `SPILLWAY_${setting.name.toUpperCase().replaceAll("-", "_")}`;
-  const [text, source] = args.text(setting.name)
-    ? [args.text(setting.name), `--${setting.name}`]
-    : io.env[variable]
-      ? [io.env[variable], variable]
-      : [setting.default ?? "", "default"];
-  return parseSetting(setting, text ?? "", source) as T;
+  const flags = { [setting.name]: args.text(setting.name) };
+  return resolveSetting(setting, { flags, env: io.env, file: null, filePath: null }).value as T;
 }
 
 export function parse(command: Command, argv: readonly string[]): Args {
