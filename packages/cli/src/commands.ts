@@ -10,6 +10,7 @@ import { registerInit } from "./commands/init.ts";
 import { registerMaintain } from "./commands/maintain.ts";
 import { registerPolicy } from "./commands/policy.ts";
 import { registerRegister } from "./commands/register.ts";
+import { registerRestore } from "./commands/restore.ts";
 import { registerSql } from "./commands/sql.ts";
 import { registerStatus } from "./commands/status.ts";
 import { registerUnregister } from "./commands/unregister.ts";
@@ -28,6 +29,7 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerVerify,
   registerMaintain,
   registerPolicy,
+  registerRestore,
   registerSql,
   registerExplain,
   registerCatalog,

@@ -98,6 +98,7 @@ export {
   printOwner,
   readIdentity,
   readOwner,
+  renewOwnership,
   requireOwnership,
   type ServerIdentity,
   type WarehouseRow,

@@ -8,6 +8,8 @@ import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
 import { newUuid } from "@spillway/base/ids";
 import type { ObjectStore } from "@spillway/lake/store/store";
 import { fromPgError, sqlstateOf } from "@spillway/pg/pg-error";
+import { inTransaction } from "@spillway/pg/transaction";
+import type pg from "pg";
 import type { Db } from "./db.ts";
 import { big } from "./rows.ts";
 
@@ -159,7 +161,10 @@ export function printOwner(row: WarehouseRow, clock: Clock): string {
 export function ownershipFault(catalog: WarehouseRow, owner: WarehouseRow | null, now: ServerIdentity): string | null {
   if (owner === null) return "the warehouse has no ownership object";
   if (owner.lineage !== catalog.lineage) return "the warehouse belongs to another lineage";
-  if (owner.generation !== catalog.generation) return "the lake was adopted by another copy of this database";
+  // The catalog's is raised first, the object's after it: an interrupted renewal leaves it one behind.
+  const isOurs = owner.generation === catalog.generation || owner.generation === catalog.generation - 1n;
+  if (!isOurs)
+    return "the lake was since used by another copy of this database, or this one was restored to an earlier point";
   for (const [what, recorded] of [
     ["catalog", catalog],
     ["ownership object", owner],
@@ -178,6 +183,31 @@ function identityFault(recorded: ServerIdentity, now: ServerIdentity): string | 
     return `the server is on timeline ${now.timeline}, the lake was last seen on ${recorded.timeline}`;
   }
   return null;
+}
+
+/**
+ * Raises the generation, in the catalog and then in the store. Done by the leader again and again: a copy of this
+ * database, or this one restored to an earlier point, has an older generation, and so is no owner any more. `also` is run in
+ * the same transaction.
+ */
+export async function renewOwnership(
+  client: pg.Client,
+  store: ObjectStore,
+  warehouse: string,
+  clock: Clock,
+  also: (tx: Db) => Promise<void>,
+): Promise<void> {
+  const row = await inTransaction(client, {}, async (tx) => {
+    const owned = await requireOwnership(tx, store, warehouse);
+    const owner = await readOwner(store, warehouse);
+    if (owner !== null && owner.generation < owned.generation) return owned;
+    await tx.query("update spillway.warehouse set generation = generation + 1 where generation = $1", [
+      owned.generation.toString(),
+    ]);
+    await also(tx);
+    return { ...owned, generation: owned.generation + 1n };
+  });
+  await store.put(ownerPath(warehouse), Buffer.from(printOwner(row, clock)));
 }
 
 /** Throws `catalog_missing`, `warehouse_mismatch` or `lake_not_ours` unless this database owns the warehouse. */

@@ -4,7 +4,16 @@
  * the next one is due, whoever leads then.
  */
 import { SpillwayError } from "@spillway/base/errors";
-import { finishOp, loadRelation, loadRelations, openOp, type Relation, type WorkRequest } from "../catalog/catalog.ts";
+import { assertEpoch } from "@spillway/pg/lease";
+import {
+  finishOp,
+  loadRelation,
+  loadRelations,
+  openOp,
+  type Relation,
+  renewOwnership,
+  type WorkRequest,
+} from "../catalog/catalog.ts";
 import { compact } from "./compact.ts";
 import { displayName, type MoverContext } from "./context.ts";
 import { expireSnapshots } from "./expire.ts";
@@ -95,16 +104,19 @@ async function isDue(ctx: MoverContext, relation: TieredRelation, policy: Policy
 }
 
 const HOUR_MS = 3_600_000;
+const RENEW_EVERY_MS = 60_000;
 /** Journal rows are kept this long after their end. */
 const JOURNAL_DAYS = 30;
 
 /** What concerns no single table, at every cycle of the leader: pins, files, the journal. One for each term. */
 export class SourceUpkeep {
   #orphansMs: number | null = null;
+  #renewedMs: number | null = null;
 
   /** Throws `lake_not_ours` before it removes anything, when the lake is another's. */
   async run(ctx: MoverContext, passes: readonly PassName[] = []): Promise<PassReport> {
     const report: PassReport = {};
+    await this.#renew(ctx);
     const pins = await sweepPins(ctx);
     const abandoned = await removeAbandonedFiles(ctx);
     const doomed = await removeDoomed(ctx);
@@ -118,6 +130,17 @@ export class SourceUpkeep {
     }
     this.#orphansMs ??= nowMs;
     return report;
+  }
+
+  /** Only the leader's: a command that works by itself is checked, but claims nothing. */
+  async #renew(ctx: MoverContext): Promise<void> {
+    const { epoch } = ctx;
+    const nowMs = ctx.clock.monotonicMs();
+    if (epoch === null || (this.#renewedMs !== null && nowMs - this.#renewedMs < RENEW_EVERY_MS)) return;
+    await ctx.pool.withClient((c) =>
+      renewOwnership(c, ctx.store, ctx.warehouse, ctx.clock, (tx) => assertEpoch(tx, { epoch })),
+    );
+    this.#renewedMs = nowMs;
   }
 }
 

@@ -29,3 +29,5 @@ export {
   passesOf,
   SourceUpkeep,
 } from "./maintain.ts";
+export { adopt, type RestoreResult } from "./restore.ts";
+export { fork, type ForkOptions } from "./restore-fork.ts";
