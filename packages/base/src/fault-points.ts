@@ -30,6 +30,15 @@ export const FAULT_POINTS = [
   "direct.files_written",
   "direct.before_commit",
   "direct.after_commit",
+  "mirror.registered",
+  "mirror.range_copied",
+  "mirror.copied",
+  "mirror.before_join",
+  "mirror.staged",
+  "mirror.files_written",
+  "mirror.before_commit",
+  "mirror.after_commit",
+  "mirror.confirmed",
 ] as const;
 
 export type FaultPoint = (typeof FAULT_POINTS)[number];

@@ -140,7 +140,7 @@ function checkPrimaryKey(facts: TableFacts, key: TableColumn | null, reasons: st
 }
 
 /** The lake compares keys by value or by text; what Postgres takes for equal must be equal there. */
-function keyTypeFault(column: TableColumn): string | null {
+export function keyTypeFault(column: TableColumn): string | null {
   if (column.looseCollation) return "has a collation that is not deterministic";
   if (FLOATS.has(column.baseOid)) return `is of type ${column.typeName}, whose equality is not that of its values`;
   if (column.baseOid === BPCHAR && column.typmod < 0) return "is of type bpchar without a length";

@@ -1,0 +1,80 @@
+/** One mirrored table in the pump: what the catalog says of it, its feed, and what is known of its lake table. */
+import type { SpillwayError } from "@spillway/base/errors";
+import type { Lsn } from "@spillway/base/lsn";
+import type { TableUpdate } from "@spillway/lake/commit";
+import type { Relation, RelationColumn } from "../../catalog/catalog.ts";
+import { displayName } from "../context.ts";
+import type { JoinLsns } from "./apply.ts";
+import type { Segment, TableShape } from "./change-log.ts";
+import type { Block, LakeState } from "./lake-state.ts";
+import type { Feed } from "./sink.ts";
+import type { MirrorPhase, MirrorTableRow } from "./state.ts";
+
+/** A change of the columns that the next flush takes along. */
+export interface PendingSchema {
+  readonly updates: readonly TableUpdate[];
+  readonly columns: readonly RelationColumn[];
+}
+
+export class MirrorTable {
+  relation: Relation;
+  phase: MirrorPhase;
+  holdLsn: Lsn | null;
+  copyOp: bigint | null;
+  /** Transactions whose commit lies before it are in the lake already; null before the table has joined. */
+  f: Lsn | null;
+  readonly feed: Feed;
+  /** By the stream's signature. */
+  readonly shapes = new Map<string, TableShape>();
+  state: LakeState | null = null;
+  /** While the table joins: its copy. */
+  copied: readonly Block[] = [];
+  join: JoinLsns | null = null;
+  pending: PendingSchema | null = null;
+  /** What has made it unfit; the next flush writes it down. */
+  failure: SpillwayError | null = null;
+
+  constructor(row: MirrorTableRow) {
+    this.relation = row.relation;
+    this.phase = row.phase;
+    this.holdLsn = row.holdLsn;
+    this.copyOp = row.copyOp;
+    this.f = row.f;
+    this.feed = { oid: row.relation.relid, log: null };
+  }
+
+  get name(): string {
+    return displayName(this.relation);
+  }
+
+  /** Its changes are kept: it is live, or will be. */
+  get isFed(): boolean {
+    return this.phase !== "needs_copy" && this.failure === null;
+  }
+
+  /** What the catalog says now. The phase of a live table is the pump's own. */
+  refresh(row: MirrorTableRow): void {
+    if (this.phase === "copying" || row.phase === "needs_copy") this.phase = row.phase;
+    if (this.phase !== "live") this.holdLsn = row.holdLsn;
+    this.copyOp = row.copyOp;
+  }
+
+  forgetLake(): void {
+    this.state = null;
+    this.copied = [];
+    this.join = null;
+  }
+}
+
+/** Leaves out what the lake has: a stream that begins before F sends it again. Pure. */
+export function withoutApplied(segments: readonly Segment[], f: Lsn | null): Segment[] {
+  if (f === null) return [...segments];
+  return segments.flatMap((segment) => {
+    const done = segment.commits.filter((c) => c.lsn < f).at(-1)?.end ?? 0;
+    if (done === 0) return segment;
+    if (done === segment.ops.length) return [];
+    segment.skips.push([0, done]);
+    segment.skips.sort((a, b) => a[0] - b[0]);
+    return segment;
+  });
+}

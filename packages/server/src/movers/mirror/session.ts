@@ -1,0 +1,460 @@
+/**
+ * One stream from the slot, until it ends: changes into logs, a flush whenever it is time, the slot confirmed when that
+ * is safe. It keeps nothing that the next session could not read again.
+ */
+import { messageOf, SpillwayError } from "@spillway/base/errors";
+import { faultPoint } from "@spillway/base/fault";
+import { formatLsn, type Lsn, minLsn } from "@spillway/base/lsn";
+import { canReadBinary } from "@spillway/pg/columns/plan";
+import { evictSlotHolder } from "@spillway/pg/replication/evict";
+import { type PgRelation, PgOutputDecoder } from "@spillway/pg/replication/pgoutput";
+import {
+  DEFAULT_REPLICATION_TIMEOUTS,
+  identifySystem,
+  readSlot,
+  timelineHistory,
+} from "@spillway/pg/replication/session";
+import { ReplicationStream } from "@spillway/pg/replication/stream";
+import { connectRaw } from "@spillway/pg/wire/connect-raw";
+import type { RawConnection } from "@spillway/pg/wire/connection";
+import { readTableColumns } from "../../catalog/catalog.ts";
+import type { MoverContext } from "../context.ts";
+import { ChangeLog } from "./change-log.ts";
+import { Confirmations, flushedEverywhere, walPosition } from "./confirm.ts";
+import { Flusher } from "./flush.ts";
+import { MirrorTable, withoutApplied } from "./mirror-table.ts";
+import { type FeedState, MirrorSink, type SinkHost } from "./sink.ts";
+import { shapeOf, signatureOf } from "./shape.ts";
+import { stageLogs } from "./staging.ts";
+import { loadMirrorTables, type MirrorRow, type MirrorTableRow, stopMirrored } from "./state.ts";
+
+export interface PumpSettings {
+  readonly flushIntervalMs: number;
+  readonly maxBufferedRows: number;
+  readonly indexBytes: number;
+  /** How often F moves when nothing of ours has changed. */
+  readonly idleIntervalMs: number;
+}
+
+export interface PumpStatus {
+  readonly f: Lsn;
+  readonly received: Lsn;
+  readonly confirmed: Lsn;
+  readonly transactions: number;
+}
+
+export interface SessionEvents {
+  onFlush?(stats: { tables: number; rows: number; deleted: number; operations: number; ms: number }): void;
+}
+
+/** Not a failure: another session is to begin at once. */
+export class SessionRestart extends Error {}
+
+const TICK_MS = 20;
+const RELOAD_EVERY_MS = 1000;
+const CONFIRM_EVERY_MS = 200;
+
+export class MirrorSession {
+  readonly #ctx: MoverContext;
+  readonly #settings: PumpSettings;
+  readonly #mirror: MirrorRow;
+  readonly #events: SessionEvents;
+  readonly #tables = new Map<number, MirrorTable>();
+  readonly #flusher: Flusher;
+  readonly #confirmations = new Confirmations();
+  #sink: MirrorSink;
+  #decoder: PgOutputDecoder<FeedState>;
+  #stream: ReplicationStream | null = null;
+  #timeline = 0;
+  #f: Lsn = 0n;
+  /** Tables that this session has known at any time. */
+  readonly #seen = new Set<number>();
+  /** Messages that came while a relation is being looked up. */
+  readonly #held: Buffer[] = [];
+  #blocked: PgRelation<FeedState> | null = null;
+  #unblocking: Promise<void> | null = null;
+  #error: unknown = null;
+  readonly #pauses = new Set<string>();
+  #flushWanted = false;
+  #lastFlushMs = 0;
+  #lastIdleMs = 0;
+  #lastConfirmMs = 0;
+  #lastReloadMs = 0;
+  #cutTime: bigint | null = null;
+
+  constructor(ctx: MoverContext, mirror: MirrorRow, settings: PumpSettings, events: SessionEvents = {}) {
+    this.#ctx = ctx;
+    this.#mirror = mirror;
+    this.#settings = settings;
+    this.#events = events;
+    this.#flusher = new Flusher(ctx, settings.indexBytes);
+    this.#sink = new MirrorSink(this.#host(), 0n);
+    this.#decoder = new PgOutputDecoder(this.#sink);
+  }
+
+  get status(): PumpStatus {
+    return {
+      f: this.#f,
+      received: this.#stream?.receivedLsn ?? 0n,
+      confirmed: this.#stream?.confirmedLsn ?? 0n,
+      transactions: this.#sink.transactions,
+    };
+  }
+
+  /** Streams until the signal ends it (what was received is flushed first) or something fails, which is thrown. */
+  async run(signal: AbortSignal): Promise<void> {
+    const connection = await this.#connect(signal);
+    try {
+      await this.#start(connection);
+      await this.#loop(signal);
+    } finally {
+      await this.#stream?.stop();
+      await connection.close();
+    }
+  }
+
+  async #connect(signal: AbortSignal): Promise<RawConnection> {
+    const { conninfo, applicationName, clock } = this.#ctx;
+    const sql = await connectRaw(conninfo, { applicationName, signal });
+    try {
+      const slot = await readSlot(sql, this.#mirror.slotName);
+      if (slot === null || slot.invalidationReason !== null) {
+        const why = slot === null ? "is gone" : `was invalidated: ${slot.invalidationReason}`;
+        throw new SpillwayError("mirror_slot_lost", `the slot ${this.#mirror.slotName} ${why}`);
+      }
+      if (slot.active) {
+        const ms = await evictSlotHolder({ sql, slot: this.#mirror.slotName, clock, signal });
+        this.#ctx.log.warn("mirror.evicted", { slot: this.#mirror.slotName, ms: Math.round(ms) });
+      }
+    } finally {
+      await sql.close();
+    }
+    return connectRaw(conninfo, {
+      applicationName,
+      replication: "database",
+      settings: {
+        wal_sender_timeout: DEFAULT_REPLICATION_TIMEOUTS.walSenderTimeoutMs,
+        tcp_user_timeout: DEFAULT_REPLICATION_TIMEOUTS.tcpUserTimeoutMs,
+      },
+      signal,
+    });
+  }
+
+  async #start(connection: RawConnection): Promise<void> {
+    const { systemId, timeline } = await identifySystem(connection);
+    if (systemId !== this.#mirror.systemId) {
+      throw new SpillwayError("mirror_gap", `the server has another system identifier than the one that was mirrored`);
+    }
+    this.#timeline = timeline;
+    await this.#reload();
+    const history = await timelineHistory(connection, timeline);
+    for (const table of this.#tables.values()) {
+      const was = table.relation.seam.fTimeline;
+      if (table.phase !== "live" || was === null || was === timeline) continue;
+      const left = history.find((h) => h.timeline === was);
+      if (left !== undefined && (table.f ?? 0n) <= left.switchedAt) continue;
+      const text = `the lake is at ${formatLsn(table.f ?? 0n)} of timeline ${was}, which this server left before`;
+      await this.#stop(table, new SpillwayError("mirror_timeline", text));
+    }
+    await this.#requireNoGap(connection);
+    const binary = await this.#isBinary();
+    this.#f = this.#startLsn();
+    this.#sink = new MirrorSink(this.#host(), this.#f);
+    this.#decoder = new PgOutputDecoder(this.#sink);
+    this.#stream = await ReplicationStream.start(
+      connection,
+      { slot: this.#mirror.slotName, startLsn: 0n, publications: [this.#mirror.publicationName], binary },
+      {
+        onChange: (buffer, start, end) => this.#change(buffer, start, end),
+        onKeepalive: (walEnd) => {
+          if (this.#blocked === null && this.#held.length === 0) this.#sink.sawUpTo(walEnd);
+        },
+      },
+    );
+    this.#stream.ended.catch((error: unknown) => (this.#error ??= error));
+    this.#lastFlushMs = this.#ctx.clock.monotonicMs();
+    this.#ctx.log.info("mirror.streaming", { slot: this.#mirror.slotName, from: formatLsn(this.#f), binary });
+  }
+
+  /** The slot may not have been confirmed beyond what the lake has. */
+  async #requireNoGap(connection: RawConnection): Promise<void> {
+    const slot = await readSlot(connection, this.#mirror.slotName);
+    const confirmed = slot?.confirmedFlushLsn ?? null;
+    if (confirmed === null)
+      throw new SpillwayError("mirror_slot_lost", `the slot ${this.#mirror.slotName} has no position`);
+    for (const table of this.#tables.values()) {
+      const needs = table.phase === "live" ? table.f : table.phase === "needs_copy" ? null : table.holdLsn;
+      if (needs === null || confirmed <= needs) continue;
+      // A table whose copy began later than the slot was last confirmed needs nothing from before.
+      const text = `the slot was confirmed up to ${formatLsn(confirmed)}, ${table.name} needs it from ${formatLsn(needs)}`;
+      await this.#stop(table, new SpillwayError("mirror_gap", text));
+    }
+  }
+
+  #startLsn(): Lsn {
+    const live = [...this.#tables.values()].filter((t) => t.phase === "live" && t.f !== null).map((t) => t.f ?? 0n);
+    return live.length === 0 ? this.#mirror.startLsn : live.reduce(minLsn);
+  }
+
+  /** Binary only where every column of every table can be read so. */
+  async #isBinary(): Promise<boolean> {
+    for (const { relation } of this.#tables.values()) {
+      const columns = await this.#ctx.pool.withClient((c) => readTableColumns(c, relation.relid));
+      if (!canReadBinary(columns.map((c) => c.copyPlan))) return false;
+    }
+    return this.#tables.size > 0;
+  }
+
+  /** What the catalog says of the tables by now. */
+  async #reload(): Promise<void> {
+    this.#lastReloadMs = this.#ctx.clock.monotonicMs();
+    const rows = await this.#ctx.pool.withClient((c) => loadMirrorTables(c));
+    const seen = new Set<number>();
+    for (const row of rows) {
+      seen.add(row.relation.relid);
+      this.#meet(row);
+    }
+    for (const [oid, table] of this.#tables) {
+      if (seen.has(oid)) continue;
+      this.#sink.drop(table.feed);
+      this.#tables.delete(oid);
+    }
+  }
+
+  #meet(row: MirrorTableRow): void {
+    const { relid } = row.relation;
+    const found = this.#tables.get(relid);
+    const isSame = found?.relation.relationId === row.relation.relationId;
+    const isRevived = isSame && found.phase === "needs_copy" && row.phase !== "needs_copy";
+    if (found && isSame && !isRevived) return found.refresh(row);
+    if (this.#seen.has(relid)) {
+      // The server has described the table already, and what that meant is not true any more.
+      this.#error ??= new SessionRestart();
+      return;
+    }
+    this.#seen.add(relid);
+    this.#tables.set(relid, new MirrorTable(row));
+  }
+
+  async #stop(table: MirrorTable, error: SpillwayError): Promise<void> {
+    table.failure = error;
+    table.phase = "needs_copy";
+    this.#sink.drop(table.feed);
+    this.#ctx.log.error("mirror.table_stopped", { table: table.name, code: error.code, error });
+    await this.#ctx.pool.withClient((c) => stopMirrored(c, table.relation.relationId, error.code, error.message));
+  }
+
+  #host(): SinkHost {
+    return {
+      stateOf: (relation) => {
+        const state = this.#known(relation);
+        if (state === null) this.#block(relation);
+        return state;
+      },
+      failed: (feed, error) => {
+        feed.log = null;
+        const table = this.#tables.get(feed.oid);
+        if (table) table.failure ??= error;
+      },
+      message: (_transactional, _lsn, prefix) => {
+        if (prefix === "spillway.flush") this.#flushWanted = true;
+      },
+      committed: () => {
+        if (this.#bufferedRows() > this.#settings.maxBufferedRows) this.#flushWanted = true;
+      },
+    };
+  }
+
+  #known(relation: PgRelation<FeedState>): FeedState | null {
+    const table = this.#tables.get(relation.oid);
+    const shape = table?.shapes.get(signatureOf(relation));
+    if (!table || !shape) return null;
+    if (table.isFed) table.feed.log ??= new ChangeLog(shape);
+    else table.feed.log = null;
+    return { feed: table.feed, shape };
+  }
+
+  /** Holds the stream back until the catalog has been asked about the relation. */
+  #block(relation: PgRelation<FeedState>): void {
+    this.#blocked = relation;
+    this.#pause("relation");
+    this.#unblocking = this.#resolve(relation)
+      .then((state) => {
+        relation.state = state;
+        this.#blocked = null;
+        this.#unblocking = null;
+        this.#drain();
+      })
+      .catch((error: unknown) => {
+        this.#error ??= error;
+      });
+  }
+
+  async #resolve(relation: PgRelation<FeedState>): Promise<FeedState> {
+    if (!this.#tables.has(relation.oid)) await this.#reload();
+    const table = this.#tables.get(relation.oid);
+    // Of no table that is mirrored: it left the publication, or was registered by nobody.
+    if (!table)
+      return { feed: { oid: relation.oid, log: null }, shape: { attnums: [], plans: [], fields: [], keyAt: [] } };
+    const now = await this.#ctx.pool.withClient((c) => readTableColumns(c, relation.oid));
+    try {
+      const shape = shapeOf(relation, table.relation, now);
+      if (shape === null)
+        throw new SpillwayError("mirror_schema_ambiguous", `the columns of ${table.name} have changed`);
+      table.shapes.set(signatureOf(relation), shape);
+      return this.#known(relation) ?? { feed: table.feed, shape };
+    } catch (error) {
+      if (!(error instanceof SpillwayError)) throw error;
+      if (table.isFed) await this.#stop(table, error);
+      return { feed: table.feed, shape: { attnums: [], plans: [], fields: [], keyAt: [] } };
+    }
+  }
+
+  #change(buffer: Buffer, start: number, end: number): void {
+    if (this.#blocked !== null || this.#held.length > 0) this.#held.push(Buffer.from(buffer.subarray(start, end)));
+    else this.#decoder.decode(buffer, start, end);
+  }
+
+  #drain(): void {
+    while (this.#held.length > 0 && this.#blocked === null) {
+      const message = this.#held.shift();
+      if (message) this.#decoder.decode(message, 0, message.length);
+    }
+    if (this.#blocked === null) this.#resume("relation");
+  }
+
+  #pause(why: string): void {
+    this.#pauses.add(why);
+    this.#stream?.pause();
+  }
+
+  #resume(why: string): void {
+    if (this.#pauses.delete(why) && this.#pauses.size === 0) this.#stream?.resume();
+  }
+
+  /** Rows in memory that no flush has taken. */
+  #bufferedRows(): number {
+    let rows = 0;
+    for (const { feed } of this.#tables.values()) rows += feed.log === null ? 0 : memoryRows(feed.log);
+    for (const log of this.#sink.openLogs()) rows += memoryRows(log);
+    return rows;
+  }
+
+  async #loop(signal: AbortSignal): Promise<void> {
+    const { clock } = this.#ctx;
+    for (;;) {
+      if (this.#error !== null) throw this.#failure();
+      const nowMs = clock.monotonicMs();
+      const due = this.#flushWanted || nowMs - this.#lastFlushMs >= this.#settings.flushIntervalMs;
+      const canCut = this.#sink.isAtCommit && this.#blocked === null && this.#held.length === 0;
+      if (signal.aborted) {
+        if (canCut) await this.#flush(true);
+        return;
+      }
+      if (due && canCut) await this.#flush(false);
+      if (this.#bufferedRows() > this.#settings.maxBufferedRows) await this.#stage();
+      if (nowMs - this.#lastConfirmMs >= CONFIRM_EVERY_MS) await this.#confirm();
+      if (nowMs - this.#lastReloadMs >= RELOAD_EVERY_MS) await this.#reload();
+      await clock.sleep(TICK_MS, signal);
+    }
+  }
+
+  #failure(): unknown {
+    const error = this.#error;
+    if (error instanceof SpillwayError || error instanceof SessionRestart) return error;
+    return new SpillwayError("internal", messageOf(error), { cause: error });
+  }
+
+  async #flush(last: boolean): Promise<void> {
+    const { clock } = this.#ctx;
+    const startMs = clock.monotonicMs();
+    this.#flushWanted = false;
+    this.#lastFlushMs = startMs;
+    const { lsn, time } = this.#sink.last;
+    const parts = this.#cut();
+    const tables = [...this.#tables.values()];
+    const joining = tables.filter((t) => t.phase === "copied" && t.failure === null);
+    const failed = tables.filter((t) => t.failure !== null && t.phase !== "needs_copy");
+    for (const table of failed) if (table.failure) await this.#stop(table, table.failure);
+    const hasWork = parts.length > 0 || joining.length > 0;
+    const live = tables.filter((t) => t.phase === "live" && t.failure === null);
+    const isIdleDue = startMs - this.#lastIdleMs >= this.#settings.idleIntervalMs || last;
+    if (!hasWork && (lsn <= this.#f || !isIdleDue || live.length === 0)) {
+      if (live.length === 0 && lsn > this.#f) this.#idleWithoutTables(lsn);
+      return;
+    }
+    this.#lastIdleMs = startMs;
+    for (const table of joining) if (!parts.some((p) => p.table === table)) parts.push({ table, segments: [] });
+    if (joining.length > 0) faultPoint("mirror.before_join");
+    this.#cutTime = time ?? this.#cutTime;
+    const result = await this.#flusher.flush({
+      parts,
+      live,
+      lsn,
+      timeline: this.#timeline,
+      commitTime: this.#cutTime,
+      ageMs: () => clock.monotonicMs() - startMs,
+    });
+    this.#f = lsn;
+    const after = await this.#ctx.pool.withClient((c) => walPosition(c));
+    this.#confirmations.add(lsn, after);
+    for (const table of tables) if (table.failure !== null) this.#sink.drop(table.feed);
+    await this.#reload();
+    await this.#confirm();
+    this.#events.onFlush?.({ ...result, ms: clock.monotonicMs() - startMs });
+  }
+
+  /** With no live table there is no F: the slot goes on by itself, unless a copy holds it. */
+  #idleWithoutTables(lsn: Lsn): void {
+    this.#f = lsn;
+    this.#confirmations.add(lsn, 0n);
+  }
+
+  /** Takes what is committed out of the logs. */
+  #cut(): { table: MirrorTable; segments: ReturnType<typeof withoutApplied> }[] {
+    return [...this.#tables.values()].flatMap((table) => {
+      const { log } = table.feed;
+      if (log === null || log.isEmpty || table.phase === "copying" || table.failure !== null) return [];
+      const segments = withoutApplied(log.take(), table.phase === "live" ? table.f : null);
+      return segments.length === 0 ? [] : [{ table, segments }];
+    });
+  }
+
+  /** Tells the slot what is safe, as far as no copy still needs what comes before. */
+  async #confirm(): Promise<void> {
+    this.#lastConfirmMs = this.#ctx.clock.monotonicMs();
+    if (this.#confirmations.waiting === 0) return;
+    const flushed = await this.#ctx.pool.withClient((c) => flushedEverywhere(c));
+    const safe = this.#confirmations.take(flushed);
+    if (safe === null) return;
+    const holds = [...this.#tables.values()].flatMap((t) =>
+      t.phase === "copying" || t.phase === "copied" ? (t.holdLsn ?? []) : [],
+    );
+    this.#stream?.confirm(holds.reduce(minLsn, safe));
+    faultPoint("mirror.confirmed");
+  }
+
+  /** Writes rows that are too many for memory into files that nothing refers to. */
+  async #stage(): Promise<void> {
+    const logs = [...this.#tables.values()].flatMap(({ feed, relation }) =>
+      feed.log === null ? [] : [{ log: feed.log, relation }],
+    );
+    for (const log of this.#sink.openLogs()) {
+      const table = [...this.#tables.values()].find(
+        (t) => t.shapes.size > 0 && [...t.shapes.values()].includes(log.shape),
+      );
+      if (table) logs.push({ log, relation: table.relation });
+    }
+    this.#pause("staging");
+    try {
+      await stageLogs(this.#ctx, logs);
+      faultPoint("mirror.staged");
+    } finally {
+      this.#resume("staging");
+    }
+  }
+}
+
+function memoryRows(log: ChangeLog): number {
+  return log.segments.reduce((sum, s) => sum + (s.rows === null ? 0 : s.rowCount), log.openRows);
+}

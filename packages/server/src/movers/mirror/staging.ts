@@ -1,0 +1,50 @@
+/**
+ * Rows of transactions that are too large for memory, into data files that nothing refers to. Each lot is journaled under an
+ * operation of its own, which is over when a commit has taken the files, and abandoned when the transaction was rolled back.
+ */
+import { must } from "@spillway/base/assert";
+import { defaultSpec, readMetadata } from "@spillway/lake/metadata";
+import { loadLakeTable, openOp, type Relation } from "../../catalog/catalog.ts";
+import { writeDataFiles } from "../../engine/engine.ts";
+import { type MoverContext, stager } from "../context.ts";
+import type { ChangeLog, Segment } from "./change-log.ts";
+
+export interface StagedLog {
+  readonly log: ChangeLog;
+  readonly relation: Relation;
+}
+
+export async function stageLogs(ctx: MoverContext, logs: readonly StagedLog[]): Promise<void> {
+  for (const { log, relation } of logs) {
+    log.seal();
+    for (const segment of log.segments)
+      if (segment.rows !== null && segment.rowCount > 0) await stageSegment(ctx, relation, segment);
+  }
+}
+
+async function stageSegment(ctx: MoverContext, relation: Relation, segment: Segment): Promise<void> {
+  const lakeId = must(relation.lakeId, "lake table");
+  const { opId, row } = await ctx.pool.withClient(async (c) => ({
+    opId: await openOp(c, { kind: "mirror-stage", relationId: relation.relationId, lakeId, epoch: ctx.epoch }),
+    row: must(await loadLakeTable(c, lakeId), "lake table"),
+  }));
+  const metadata = await readMetadata(ctx.store, row.metadataLocation);
+  const rows = must(segment.rows, "rows");
+  async function* once() {
+    yield rows;
+  }
+  segment.staged = await writeDataFiles({
+    engine: ctx.engine,
+    batches: once(),
+    fields: segment.shape.fields,
+    spec: defaultSpec(metadata),
+    store: ctx.store,
+    dataLocation: `${metadata.location}/data`,
+    stageDir: ctx.stageDir,
+    onFile: stager(ctx, opId),
+    ...(ctx.signal ? { signal: ctx.signal } : {}),
+  });
+  segment.rows = null;
+  segment.stageOp = opId;
+  ctx.log.debug("mirror.staged", { table: relation.tableName, rows: segment.rowCount });
+}
