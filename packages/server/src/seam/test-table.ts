@@ -8,7 +8,7 @@ import { applyUpdates } from "@spillway/lake/commit";
 import { createTableMetadata, readMetadata, writeMetadata } from "@spillway/lake/metadata";
 import type { TableMetadata } from "@spillway/lake/model";
 import { stageSnapshot } from "@spillway/lake/snapshot/stage";
-import { FileStore } from "@spillway/lake/store/file";
+import type { ObjectStore } from "@spillway/lake/store/store";
 import { copyOut } from "@spillway/pg/copy/copy-out";
 import { selectList } from "@spillway/pg/columns/plan";
 import { quoteIdent, quoteQualified } from "@spillway/pg/quote";
@@ -34,7 +34,7 @@ export interface Fixture {
   readonly db: Db;
   readonly url: string;
   readonly engine: Engine;
-  readonly store: FileStore;
+  readonly store: ObjectStore;
 }
 
 export interface TableOptions {
