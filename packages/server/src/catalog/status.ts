@@ -125,7 +125,7 @@ async function tableStatus(db: Db, relation: Relation): Promise<TableStatus> {
        (select coalesce(sum(bytes), 0) from spillway.band where relation_id = $2 and state in ('lake', 'dropped', 'kept')) as lake_bytes,
        (select location from spillway.lake_table where lake_id = $3) as location,
        (select json_object_agg(state, n) from (select state, count(*) as n from spillway.band where relation_id = $2 group by state) b) as bands
-     from (select count(*)::int as partitions, coalesce(sum(greatest(c.reltuples, 0)), 0)::float8 as heap_rows,
+     from (select count(*)::int as partitions, coalesce(sum(coalesce(nullif(c.reltuples, -1), pg_stat_get_live_tuples(c.oid))), 0)::float8 as heap_rows,
          coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint as heap_bytes
        from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = $1) h`,
     [relation.relid, id, relation.lakeId?.toString() ?? null],

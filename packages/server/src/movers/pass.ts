@@ -8,7 +8,7 @@ import { loadRelation, loadRelations, type Relation, resumeRelation, stopRelatio
 import { displayName, type MoverContext } from "./context.ts";
 import { TABLE_STEPS, type TableStep } from "./steps.ts";
 import { asTiered } from "./tiered.ts";
-import { clearWait, noteWait } from "./waits.ts";
+import { clearWait, DROP_WAITS, noteWait } from "./waits.ts";
 
 export interface PassResult {
   readonly tables: number;
@@ -111,15 +111,19 @@ export class Passes {
   async #recovered(ctx: MoverContext, relation: Relation): Promise<void> {
     const hadTrouble = this.#trouble.delete(relation.relationId);
     if (!hadTrouble && relation.state !== "stopped") return;
-    await ctx.pool.withClient(async (c) => {
-      await resumeRelation(c, relation.relationId);
-      // The drop keeps its own.
-      const { rows } = await c.query<{ step: string }>(
-        "select step from spillway.relation_wait where relation_id = $1",
+    const resumed = await ctx.pool.withClient(async (c) => {
+      const { rows } = await c.query<{ step: string; code: string | null }>(
+        "select step, code from spillway.relation_wait where relation_id = $1",
         [relation.relationId.toString()],
       );
-      if (rows[0] && rows[0].step !== "drop") await clearWait(c, relation.relationId);
+      // What something else stopped (a failed verify, say) is not for a pass to resume.
+      if (relation.state === "stopped" && rows[0]?.code !== relation.stopCode) return false;
+      await resumeRelation(c, relation.relationId);
+      // A drop that waits for its lock keeps its own.
+      if (rows[0] && rows[0].code !== DROP_WAITS) await clearWait(c, relation.relationId);
+      return true;
     });
+    if (!resumed) return;
     ctx.log.info("table.resumed", { table: displayName(relation) });
   }
 }

@@ -10,7 +10,7 @@ import { premake } from "./premake.ts";
 import { retain } from "./retain.ts";
 import { tier } from "./tier.ts";
 import type { TieredRelation } from "./tiered.ts";
-import { clearWait, noteWait } from "./waits.ts";
+import { clearWait, DROP_WAITS, noteWait } from "./waits.ts";
 
 export interface StepOutcome {
   /** Something was moved: the relation is loaded again before the next step, and the next pass comes soon. */
@@ -73,11 +73,11 @@ export const TABLE_STEPS: readonly TableStep[] = [
 async function dropStep(ctx: MoverContext, relation: TieredRelation): Promise<StepOutcome> {
   const { dropped, waiting } = await dropLeaves(ctx, relation);
   await ctx.pool.withClient(async (c) => {
-    if (waiting === null) return clearWait(c, relation.relationId, "drop");
+    if (waiting === null) return clearWait(c, relation.relationId, DROP_WAITS);
     const by = waiting.blockers.length > 0 ? `, held by ${waiting.blockers.join(", ")}` : "";
     const reason = `partition ${waiting.leaf} waits for a lock on the table${by}`;
     ctx.log.debug("drop.waits", { table: displayName(relation), reason });
-    return noteWait(c, relation.relationId, { step: "drop", reason, code: "pg_lock_timeout", retryMs: null });
+    return noteWait(c, relation.relationId, { step: "drop", reason, code: DROP_WAITS, retryMs: null });
   });
   return { moved: dropped.length };
 }

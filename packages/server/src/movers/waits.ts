@@ -21,10 +21,13 @@ export async function noteWait(db: Db, relationId: bigint, wait: Wait): Promise<
   );
 }
 
-/** Without a step: whatever it was. */
-export async function clearWait(db: Db, relationId: bigint, step?: string): Promise<void> {
-  await db.query("delete from spillway.relation_wait where relation_id = $1 and ($2::text is null or step = $2)", [
+/** The code of a drop that waits for its lock. */
+export const DROP_WAITS = "pg_lock_timeout";
+
+/** Without a code: whatever it was. */
+export async function clearWait(db: Db, relationId: bigint, code?: string): Promise<void> {
+  await db.query("delete from spillway.relation_wait where relation_id = $1 and ($2::text is null or code = $2)", [
     relationId.toString(),
-    step ?? null,
+    code ?? null,
   ]);
 }
