@@ -2,6 +2,7 @@
  * Bad input: each case is answered by one line with a stable code, its cause and a remedy, by the exit code of its
  * kind, and leaves catalog and lake as they were.
  */
+import { spawnSync } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -10,7 +11,6 @@ import {
   readFileSync,
   renameSync,
   rmSync,
-  statSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -53,9 +53,7 @@ beforeAll(async () => {
       "",
     ),
   );
-  await db.client.query(
-    "create role spillway_nobody login; grant connect on database " + `"${db.name}"` + " to spillway_nobody",
-  );
+  await db.client.query(`create role spillway_nobody login; grant connect on database "${db.name}" to spillway_nobody`);
   for (const args of [
     ["init"],
     ["register", "--table", "good", "--lag", "0"],
@@ -204,6 +202,10 @@ const CASES: readonly Case[] = [
   },
   { args: ["register", "--table", "good", "--lag", "5"], code: "register_other_mode", says: "lag 0" },
   { args: ["verify", "--table", "plain"], code: "table_unknown", says: "plain" },
+  { args: ["policy", "--table", "good", "--set", "fold_rows"], code: "policy_invalid", says: "name=value" },
+  { args: ["policy", "--table", "good", "--set", "fold_rows=many"], code: "policy_invalid", says: "whole number" },
+  { args: ["policy", "--table", "good", "--unset", "folds"], code: "policy_invalid", says: "folds" },
+  { args: ["maintain"], code: "usage", says: "--all" },
   // Statements.
   { args: ["sql", "selec 1"], code: "sql_syntax", says: "selec" },
   { args: ["sql", "select * from nothing"], code: "table_unknown", says: "nothing" },
@@ -359,6 +361,34 @@ describe("a lake that was tampered with", () => {
     await answers("lake_not_ours", "lineage", ["worker", "--once"]);
     await answers("lake_not_ours", "lineage", ["register", "--table", "ready", "--lag", "1"]);
     writeFileSync(file, text);
+  });
+
+  test.runIf(process.getuid?.() === 0)("a store that is full, until it is not", async () => {
+    const full = join(home, "full");
+    mkdirSync(full);
+    if (spawnSync("mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", full]).status !== 0) return;
+    try {
+      const own = { SPILLWAY_DATABASE_URL: bare.url, SPILLWAY_WAREHOUSE: join(full, "lake") };
+      await bare.client.query(`create table big (id int, k int, v text, primary key (id, k)) partition by range (k);
+        create table big_0 partition of big for values from (0) to (10);
+        create table big_10 partition of big for values from (10) to (20);
+        insert into big values (0, 15, 'newest');
+        insert into big select i, i % 10, md5(i::text) from generate_series(1, 20000) i`);
+      for (const args of [["init"], ["register", "--table", "big", "--lag", "0"]]) {
+        expect(await spillway(args, own)).toMatchObject({ code: 0 });
+      }
+      const done = await spillway(["worker", "--once", "--cycle-interval", "100ms"], own);
+      expect([done.code, done.stderr]).toEqual([1, expect.stringContaining("disk_full")]);
+      const { rows } = await bare.client.query("select count(*)::int as n from big_0");
+      expect(rows).toEqual([{ n: 20_000 }]);
+      expect(spawnSync("mount", ["-o", "remount,size=64m", full]).status).toBe(0);
+      expect(await spillway(["worker", "--once", "--cycle-interval", "100ms"], own)).toMatchObject({ code: 0 });
+      expect(await spillway(["sql", "--format", "csv", "select count(*) as n from big"], own)).toMatchObject({
+        stdout: "n\n20001\n",
+      });
+    } finally {
+      spawnSync("umount", [full]);
+    }
   });
 
   test("a catalog made by a newer program", async () => {

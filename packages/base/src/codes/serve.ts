@@ -25,6 +25,6 @@ export const SERVE_CODES = {
     kind: "refused",
     cause: "a `replace` commit by an external engine that breaks a rule",
     remedy:
-      "A replace may exchange data files for others with exactly the same live rows, in a table that allows it (`spillway policy --set allow-foreign-replace=true`); nothing was changed.",
+      "A replace may exchange data files for others with exactly the same live rows, in a table that allows it (`spillway policy --table NAME --set allow_foreign_replace=true`); nothing was changed.",
   },
 } as const satisfies Record<string, CodeEntry>;

@@ -10,7 +10,7 @@ import { Passes, register } from "@spillway/server/movers/movers";
 import { openRuntime, type Runtime } from "@spillway/server/roles/runtime";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { Foreign, type Canonical, type ForeignRows } from "@spillway/testkit/interop/foreign";
-import { spawnCli, type TestProcess } from "@spillway/testkit/processes";
+import { runCli, spawnCli, type TestProcess } from "@spillway/testkit/processes";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const TOKEN = "interop-token";
@@ -20,6 +20,7 @@ let home: string;
 let server: TestProcess;
 let foreign: Foreign;
 let uri: string;
+let env: Record<string, string>;
 
 beforeAll(async () => {
   home = mkdtempSync(join(tmpdir(), "spillway-test-"));
@@ -44,7 +45,7 @@ beforeAll(async () => {
   const { store, warehouse } = runtime;
   await runtime.pool.withClient((client) => init({ client, store, warehouse, clock: systemClock, log: silentLogger }));
   writeFileSync(join(home, "token"), `${TOKEN}\n`);
-  const env = { SPILLWAY_DATABASE_URL: db.url, SPILLWAY_WAREHOUSE: join(home, "lake") };
+  env = { SPILLWAY_DATABASE_URL: db.url, SPILLWAY_WAREHOUSE: join(home, "lake") };
   server = spawnCli(["catalog", "--listen", "127.0.0.1:0", "--token-file", join(home, "token")], { env });
   uri = must((await server.waitForLine(/catalog at (http:\S+)/))[1], "address");
 });
@@ -168,7 +169,8 @@ test("without the token nothing is answered", async () => {
 test("a compaction by pyiceberg passes where it is allowed and exact, and is refused otherwise", async () => {
   const table = ["public", "t2"];
   await expect(ask({ do: "replace", table })).rejects.toThrow(/ForbiddenError.*does not allow/s);
-  await db.client.query("update spillway.lake_table set allow_foreign_replace = true where name = 't2'");
+  const allow = ["policy", "--table", "t2", "--set", "allow_foreign_replace=true"];
+  expect(await runCli(allow, { env })).toMatchObject({ code: 0 });
   await expect(ask({ do: "replace", table, skip: 1 })).rejects.toThrow(
     /ForbiddenError.*600 rows were replaced by 599/s,
   );

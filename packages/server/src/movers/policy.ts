@@ -50,6 +50,11 @@ export const POLICY = {
     help: "Remove files that only the store's log still knows.",
   },
   orphan_grace: { type: "duration", default: "72h", help: "How old such a file must be." },
+  allow_foreign_replace: {
+    type: "bool",
+    default: "false",
+    help: "Take compactions by other engines through the REST catalog, each checked row by row.",
+  },
 } as const satisfies Record<string, PolicyEntry>;
 
 export type PolicyName = keyof typeof POLICY;
@@ -148,8 +153,11 @@ export async function changePolicy(db: Db, relationId: bigint, change: PolicyCha
   for (const name of change.unset ?? []) if (!Object.hasOwn(POLICY, name)) faults.push(`there is no setting ${name}`);
   if (faults.length > 0) throw new SpillwayError("policy_invalid", faults.join("; "));
   await db.query(
-    `update spillway.relation set policy = (case when $2 then '{}'::jsonb else policy end - $3::text[]) || $4::jsonb
-     where relation_id = $1`,
+    `with changed as (
+       update spillway.relation set policy = (case when $2 then '{}'::jsonb else policy end - $3::text[]) || $4::jsonb
+       where relation_id = $1 returning lake_id, policy)
+     update spillway.lake_table t set allow_foreign_replace = coalesce(c.policy ->> 'allow_foreign_replace' = 'true', false)
+     from changed c where t.lake_id = c.lake_id`,
     [relationId.toString(), change.reset === true, [...(change.unset ?? [])], JSON.stringify(values)],
   );
   const relation = await loadRelation(db, relationId);
