@@ -7,6 +7,7 @@ import type { LocalCache } from "@spillway/lake/store/cache";
 import type { ObjectStore } from "@spillway/lake/store/store";
 import { connect } from "@spillway/pg/connect";
 import type { Conninfo } from "@spillway/pg/conninfo";
+import { fromPgError, isConnectionError, sqlstateOf } from "@spillway/pg/pg-error";
 import type { Pool } from "@spillway/pg/pool";
 import { inTransaction } from "@spillway/pg/transaction";
 import type pg from "pg";
@@ -106,4 +107,9 @@ export function scanField({ field, initialDefault }: MovedColumn): ScanField {
 /** `"schema"."table"` for messages, without quotes. */
 export function displayName(relation: Pick<Relation, "schemaName" | "tableName">): string {
   return `${relation.schemaName}.${relation.tableName}`;
+}
+
+/** Errors of Postgres get their code of the catalogue; bugs, and errors that have one, stay what they are. */
+export function typedError(error: unknown, doing: string): unknown {
+  return sqlstateOf(error) !== null || isConnectionError(error) ? fromPgError(error, doing) : error;
 }

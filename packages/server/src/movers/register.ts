@@ -32,7 +32,7 @@ import {
   type Relation,
   requireOwnership,
 } from "../catalog/catalog.ts";
-import { lockingTransaction, type MoverContext, stager } from "./context.ts";
+import { lockingTransaction, type MoverContext, stager, typedError } from "./context.ts";
 import { firstColumns, lakeSchema, lakeSpec } from "./lake-shape.ts";
 import { checkRegister, type RegisterOptions, type RegisterPlan } from "./register-checks.ts";
 import { createSibling } from "./sibling.ts";
@@ -201,7 +201,7 @@ async function createRelation(
     return { t, metadataLocation };
   } catch (error) {
     await ctx.pool.withClient((c) => abandonOp(c, opId, "register failed")).catch(() => {});
-    throw error;
+    throw typedError(error, `registering ${name}`);
   }
 }
 

@@ -215,6 +215,26 @@ describe("register and unregister", () => {
     expect((doomed[0] as { n: number }).n).toBeGreaterThan(1);
   });
 
+  test("a writer that does not end holds registration up only for a while, and nothing is half done", async () => {
+    await makeTable("busy");
+    const writer = await db.connect();
+    await writer.query("begin; insert into busy values (9999, '2024-01-10', 'open')");
+    const before = await fingerprint();
+    const impatient = {
+      ...runtime.mover(null),
+      clock: { ...systemClock, sleep: () => Promise.resolve() },
+      lockTimeoutMs: 5,
+    };
+    await expect(register(impatient, { table: "busy", mode: "tiered" })).rejects.toMatchObject({
+      code: "pg_lock_timeout",
+    });
+    expect(await fingerprint()).toEqual(before);
+    await writer.query("rollback");
+    expect(await doRegister("busy")).toMatchObject({ outcome: "registered" });
+    await unregister(runtime.mover(null), { table: "busy" });
+    expect(await ours()).toEqual(NOTHING);
+  });
+
   test("an unknown table is no fault; leftover triggers of a dump go", async () => {
     expect(await unregister(runtime.mover(null), { table: "never.seen" })).toMatchObject({
       outcome: "unknown",

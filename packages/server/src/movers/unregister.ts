@@ -36,7 +36,7 @@ import {
   requireOwnership,
   TRUNCATE_TRIGGER,
 } from "../catalog/catalog.ts";
-import { displayName, fileLog, lockingTransaction, type MoverContext } from "./context.ts";
+import { displayName, fileLog, lockingTransaction, type MoverContext, typedError } from "./context.ts";
 import { dropLeaves } from "./drop-leaves.ts";
 import { foldRelation } from "./fold.ts";
 import { follow } from "./follow.ts";
@@ -101,7 +101,7 @@ export async function unregister(ctx: MoverContext, options: UnregisterOptions):
     };
   } catch (error) {
     await ctx.pool.withClient((c) => abandonOp(c, opId, "unregister failed")).catch(() => {});
-    throw error;
+    throw typedError(error, `unregistering ${displayName(relation)}`);
   }
 }
 
