@@ -347,16 +347,22 @@ export function isSettled(rows: readonly NodeStates[], count: number): boolean {
   return primaries.length === 1 && rows.filter((r) => r.reported === "secondary").length === count - 1;
 }
 
+const handedOut = new Set<number>();
+
 /** A free port of an address, below the range that the kernel gives to outgoing connections. */
 export async function freePort(host: string): Promise<number> {
   for (let attempt = 0; attempt < 100; attempt++) {
     const port = 15_000 + Math.floor(Math.random() * 17_000);
+    if (handedOut.has(port)) continue;
     const free = await new Promise<boolean>((resolve) => {
       const server = createServer();
       server.once("error", () => resolve(false));
       server.listen(port, host, () => server.close(() => resolve(true)));
     });
-    if (free) return port;
+    if (free) {
+      handedOut.add(port);
+      return port;
+    }
   }
   throw new SpillwayError("ha_port_taken", `no free port at ${host} for ${userInfo().username}`);
 }

@@ -441,6 +441,7 @@ export class Keeper {
 
   async #close(server: Server): Promise<void> {
     this.#node.closeSession();
+    this.#slots.close();
     this.#http.close();
     server.closeAllConnections();
     await new Promise<void>((resolve) => server.close(() => resolve()));

@@ -13,8 +13,10 @@ import { join } from "node:path";
 import { messageOf } from "@spillway/base/errors";
 import { parseLsn } from "@spillway/base/lsn";
 import { quoteLiteral } from "@spillway/pg/quote";
-import { queryUpstream } from "../postgres/remote.ts";
+import { upstreamSession } from "../postgres/remote.ts";
+import type { Sql } from "../postgres/sql.ts";
 import { applicationName, nodeIdOf, type NodeReport } from "../protocol/messages.ts";
+import type { DesiredConf } from "./files.ts";
 import type { PgNode } from "./node.ts";
 import type { LogicalSlotFacts, Observation } from "./observe.ts";
 
@@ -66,7 +68,8 @@ interface PrimarySlot {
   readonly failover: boolean;
 }
 
-const LOOK_EVERY_MS = 3_000;
+const LOOK_EVERY_MS = 1_000;
+const SNAPSHOT_EVERY_MS = 5_000;
 const CREATE_TIMEOUT_MS = 20_000;
 
 /** Keeps the logical slots of one node, and says how they are. Its work never blocks a beat. */
@@ -74,7 +77,9 @@ export class SlotKeeper {
   readonly #node: PgNode;
   #primarySlots: readonly PrimarySlot[] = [];
   #known = false;
+  #remote: { readonly key: string; readonly session: Sql } | null = null;
   #lastLookMs = Number.NEGATIVE_INFINITY;
+  #lastSnapshotMs = Number.NEGATIVE_INFINITY;
   #busy = false;
   /** Names already reported as lost in this process, so that each is an event once. */
   readonly #reported = new Set<string>();
@@ -106,7 +111,9 @@ export class SlotKeeper {
         ? this.#primarySlots.filter((p) => this.#isKept(p)).map((p) => this.#standbySlot(p, local.get(p.name)))
         : [...local.values()].map((s) => ({ name: s.name, ready: s.lostReason === null, reason: s.lostReason ?? "" }));
     const physical = observed.inRecovery !== false || this.#peerSlotsThere(observed);
-    const ready = observed.answers && physical && logical.every((s) => s.ready);
+    // A standby that could not look at its primary yet knows nothing, and promises nothing.
+    const looked = observed.inRecovery !== true || this.#known;
+    const ready = observed.answers && physical && looked && logical.every((s) => s.ready);
     return { ready, logical: logical.slice(0, 256), lost };
   }
 
@@ -171,8 +178,11 @@ export class SlotKeeper {
       const names = voters.map(applicationName).filter((name) => observed.physicalSlots.includes(name));
       node.configure({ syncSlots: names.toSorted() });
     }
-    if (node.binaries.major === 16 && observed.logicalSlots.length > 0 && node.peers.length > 0) {
-      // A slot on a standby becomes consistent at a record of the running transactions.
+    const nowMs = node.clock.monotonicMs();
+    const due = nowMs - this.#lastSnapshotMs >= SNAPSHOT_EVERY_MS;
+    if (node.binaries.major >= 16 && due && observed.logicalSlots.length > 0 && node.peers.length > 0) {
+      // A slot on a standby becomes consistent, and usable, at a record of the running transactions.
+      this.#lastSnapshotMs = nowMs;
       await node.sql("SELECT pg_log_standby_snapshot()");
     }
   }
@@ -182,9 +192,7 @@ export class SlotKeeper {
     const upstream = node.conf.upstream;
     if (upstream === null) return;
     const failover = node.binaries.major >= 17 ? "failover" : "true";
-    const rows = await queryUpstream(
-      node.upstreamOf({ host: upstream.host, pgPort: upstream.port }, false),
-      { password: node.config.replicationPassword },
+    const rows = await this.#upstreamSession(upstream).query(
       `SELECT slot_name, plugin, database, confirmed_flush_lsn::text AS confirmed, ${failover} AS failover
        FROM pg_replication_slots WHERE slot_type = 'logical' AND NOT temporary AND wal_status IS DISTINCT FROM 'lost'`,
     );
@@ -197,6 +205,23 @@ export class SlotKeeper {
     }));
     this.#known = true;
     if (node.binaries.major === 16) await this.#followSlots(observed);
+  }
+
+  /** One connection to the primary, kept; another one when it moved. */
+  #upstreamSession(upstream: NonNullable<DesiredConf["upstream"]>): Sql {
+    const key = JSON.stringify(upstream);
+    if (this.#remote?.key !== key) {
+      this.#remote?.session.close();
+      const node = this.#node;
+      const to = node.upstreamOf({ host: upstream.host, pgPort: upstream.port }, false);
+      this.#remote = { key, session: upstreamSession(to, { password: node.config.replicationPassword }) };
+    }
+    return this.#remote.session;
+  }
+
+  close(): void {
+    this.#remote?.session.close();
+    this.#remote = null;
   }
 
   /** 16: makes missing slots, moves the others up to their consumers, drops those that the primary has no more. */

@@ -58,9 +58,14 @@ export async function identifySystem(upstream: Upstream, secret: Secret): Promis
   });
 }
 
+/** A session in the upstream's database `postgres`. The caller closes it. */
+export function upstreamSession(upstream: Upstream, secret: Secret): Session {
+  return new Session(target(upstream, secret, false));
+}
+
 /** Rows of a query in the upstream's database `postgres`. Throws `ha_sql_failed`. */
 export async function queryUpstream(upstream: Upstream, secret: Secret, sql: string): Promise<Row[]> {
-  const session = new Session(target(upstream, secret, false));
+  const session = upstreamSession(upstream, secret);
   try {
     return await session.query(sql, QUERY_TIMEOUT_MS);
   } finally {
