@@ -113,7 +113,7 @@ export function planPremake(input: PremakeInput): NewPartition[] {
     }
   }
   const sorted = [...ranges.values()].toSorted((a, b) => (a.lo < b.lo ? -1 : 1));
-  return sorted.map((r) => ({ ...r, name: nameOf(input, r) }));
+  return sorted.map((r) => ({ lo: r.lo, hi: r.hi, name: nameOf(input, r) }));
 }
 
 /** A grid range that meets partitions which do not follow the grid shrinks to the gap around the key. */

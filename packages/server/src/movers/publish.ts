@@ -116,7 +116,11 @@ export function pointerMove(
 }
 
 /** Old metadata files that fall out of the log: nothing names them any more. */
-export function droppedLogFiles(base: TableMetadata, next: TableMetadata, lakeId: bigint): { lakeId: bigint; path: string }[] {
+export function droppedLogFiles(
+  base: TableMetadata,
+  next: TableMetadata,
+  lakeId: bigint,
+): { lakeId: bigint; path: string }[] {
   const kept = new Set(next.metadataLog.map((entry) => entry.metadataFile));
   return base.metadataLog.filter((e) => !kept.has(e.metadataFile)).map((e) => ({ lakeId, path: e.metadataFile }));
 }
