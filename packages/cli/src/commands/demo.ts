@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { SpillwayError } from "@spillway/base/errors";
 import type { CliContext, CommandContext } from "../context.ts";
 import { flightsDemo } from "../demo/flights.ts";
+import { haDemo } from "../demo/ha.ts";
 import { withCommand } from "../source.ts";
 
 export interface DemoFlags {
@@ -12,7 +13,7 @@ export interface DemoFlags {
 /** A demo returns its exit code. */
 export type Demo = (run: CommandContext, flags: DemoFlags) => Promise<number>;
 
-const DEMOS: Readonly<Record<string, Demo>> = { flights: flightsDemo };
+const DEMOS: Readonly<Record<string, Demo>> = { flights: flightsDemo, ha: haDemo };
 
 /** `spillway demo`: everything on this machine, from nothing, with real data. */
 export function registerDemo(program: Command, context: CliContext): void {

@@ -7,8 +7,10 @@ import { Formation, type FormationNode } from "@spillway/ha/client/formation";
 import { sharedClock as clock } from "@spillway/ha/client/shared-clock";
 import { Writer } from "@spillway/ha/client/writer";
 import { detectBinaries } from "@spillway/ha/postgres/binaries";
+import { SpillwayError } from "@spillway/base/errors";
+import type { CommandContext } from "../context.ts";
 
-export interface DemoRun {
+interface DemoRun {
   readonly say: (text: string) => void;
   readonly signal: AbortSignal;
 }
@@ -16,8 +18,14 @@ export interface DemoRun {
 const EVERY_MS = 20;
 const WRITER = 1;
 
-/** Plays the demo; throws when anything acknowledged is missing at the end. */
-export async function run(options: DemoRun): Promise<void> {
+/** `spillway demo ha`. Returns the exit code. */
+export async function haDemo(run: CommandContext): Promise<number> {
+  await play({ say: (text) => run.out.line(text), signal: run.signal });
+  return 0;
+}
+
+/** Throws `demo_failed` when anything acknowledged is missing at the end. */
+async function play(options: DemoRun): Promise<void> {
   const { say } = options;
   const binaries = await detectBinaries();
   say(`Postgres ${binaries.version}: a monitor and two nodes are started on this machine.`);
@@ -62,7 +70,9 @@ export async function run(options: DemoRun): Promise<void> {
     say(
       `${check.acked} rows were acknowledged, ${check.lost.length} of them lost; ${check.unknown} answers never came.`,
     );
-    if (check.lost.length > 0) throw new Error(`acknowledged rows are missing: ${check.lost.slice(0, 10).join(", ")}`);
+    if (check.lost.length > 0) {
+      throw new SpillwayError("demo_failed", `acknowledged rows are missing: ${check.lost.slice(0, 10).join(", ")}`);
+    }
   } finally {
     await writer.stop();
     await formation.destroy();
