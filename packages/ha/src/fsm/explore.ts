@@ -1,8 +1,8 @@
 /**
- * Walks every configuration that a small formation can reach, over the real rules and the real keeper
+ * Walks the configurations that a small formation can reach, over the real rules and the real keeper
  * core, with time reduced to three ages (just now, a pause ago, long ago) and actions to their effect: one step is one
  * node reporting, one node arriving, one node dying, being cut off or coming back, a command, or a pause
- * longer than every timeout. Exhaustive where the simulator is deep; used by tests.
+ * longer than every timeout. Systematic where the simulator is random; used by tests.
  */
 import type { NodeReport } from "../protocol/messages.ts";
 import { absorb } from "./absorb.ts";
