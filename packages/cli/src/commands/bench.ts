@@ -13,6 +13,8 @@ const BENCHES: Readonly<Record<string, Load>> = {
 };
 
 const CHAOS: Readonly<Record<string, Load>> = {
+  seam: async () => (await import("../chaos/seam.ts")).run,
+  "seam-reader": async () => (await import("../chaos/seam-reader.ts")).run,
   ha: async () => (await import("../chaos/ha.ts")).run,
 };
 

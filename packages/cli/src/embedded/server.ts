@@ -22,6 +22,8 @@ export interface EmbeddedOptions {
   /** Kept when given, else a temporary directory that is removed at the end. */
   readonly dir?: string;
   readonly settings?: Readonly<Record<string, string>>;
+  /** Default: a free one. */
+  readonly port?: number;
 }
 
 export interface EmbeddedPostgres {
@@ -52,7 +54,7 @@ export async function startEmbedded(options: EmbeddedOptions = {}): Promise<Embe
   give(home, runAs);
   const dataDir = join(home, "data");
   const password = initialise(binDir, home, dataDir, runAs);
-  const port = await freePort();
+  const port = options.port ?? (await freePort());
   const settings = {
     ...DEFAULT_SETTINGS,
     ...options.settings,
