@@ -76,6 +76,11 @@ function print(run: CommandContext, status: SourceStatus, clear: boolean): void 
 
 function details(run: CommandContext, table: TableStatus): void {
   const { waiting } = table;
+  for (const op of table.lastMovements.filter((m) => m.phase === "open")) {
+    const rows = typeof op.detail["rows"] === "number" ? `, ${formatCount(op.detail["rows"])} rows so far` : "";
+    const leaf = typeof op.detail["leaf"] === "string" ? ` ${op.detail["leaf"]}` : "";
+    run.out.line(`\n${table.table}: ${op.kind}${leaf} since ${op.startedAt}${rows}`);
+  }
   if (table.state === "stopped") run.out.line(`\n${table.table} is stopped: ${table.stopCode}: ${table.stopReason}`);
   if (waiting) {
     run.out.line(
