@@ -16,8 +16,24 @@ export default defineConfig({
     projects: [
       { resolve, ssr, test: { name: "tidy", include: ["scripts/*.test.ts"] } },
       { resolve, ssr, test: { name: "unit", include: pure, exclude: [...pg, ...kill], testTimeout: 30_000 } },
-      { resolve, ssr, test: { name: "pg", include: pg, testTimeout: 120_000, hookTimeout: 120_000 } },
-      { resolve, ssr, test: { name: "kill", include: kill, testTimeout: 300_000, hookTimeout: 120_000, fileParallelism: false } },
+      {
+        resolve,
+        ssr,
+        test: { name: "pg", include: pg, testTimeout: 120_000, hookTimeout: 120_000, sequence: { groupOrder: 1 } },
+      },
+      {
+        resolve,
+        ssr,
+        // By themselves, after all others: they measure how long a takeover takes.
+        test: {
+          name: "kill",
+          include: kill,
+          testTimeout: 300_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+          sequence: { groupOrder: 2 },
+        },
+      },
       // Foreign readers in Python: `npm run interop` makes the environment and sets the variable.
       ...(process.env["SPILLWAY_INTEROP"]
         ? [{ resolve, ssr, test: { name: "interop", include: interop, testTimeout: 120_000, hookTimeout: 120_000 } }]
