@@ -38,6 +38,7 @@ interface Shape {
   readonly partials: Map<string, Partial_>;
 }
 
+const COUNT_STAR = "count(*)";
 const SUMMABLE = new Set<ColumnKind>(["int16", "int32", "int64", "float64", "decimal"]);
 const ORDERABLE = new Set<ColumnKind>([
   "int16", "int32", "int64", "float64", "decimal", "date", "time", "timestamp", "timestamptz",
@@ -138,7 +139,7 @@ function aggregateOf(node: AstNode, lookup: Lookup): Aggregate | "none" | "no" {
   if (node["distinct"] === true || isNode(node["filter"]) || orders.length > 0 || textOf(node["schema"]) !== "")
     return "no";
   const args = nodesOf(node["children"]);
-  if (name === "count_star" || (name === "count" && args.length === 0)) return counting("count(*)", "n");
+  if (name === "count_star" || (name === "count" && args.length === 0)) return counting(COUNT_STAR, "n");
   const column =
     args.length === 1 && args[0]?.["class"] === "COLUMN_REF" ? lookup(textsOf(args[0]["column_names"])) : null;
   if (!column) return "no";
@@ -234,7 +235,13 @@ function partialView(shape: Shape, table: OpenTable, predicates: readonly Predic
   const group = groups.length === 0 ? "" : ` GROUP BY ${groups.join(", ")}`;
   const where = predicates.length === 0 ? "" : ` WHERE ${predicates.map(toDuckCondition).join(" AND ")}`;
   const rows = table.lakeSql ?? emptySql(table.columns.map((c) => c.spec));
-  const lake = `SELECT ${list} FROM (${rows})${where}${group}`;
+  const countsOnly = groups.length === 0 && where === "" && partials.every((p) => p.pg === COUNT_STAR);
+  // Manifests and deletes say how many rows there are: no file is opened.
+  const counted = countsOnly ? table.lakeCountSql : null;
+  const lake =
+    counted === null
+      ? `SELECT ${list} FROM (${rows})${where}${group}`
+      : `SELECT ${partials.map((p) => `(${counted})::BIGINT AS ${duckIdent(p.name)}`).join(", ")}`;
   return table.heapSql === null ? lake : `${table.heapSql} UNION ALL ${lake}`;
 }
 

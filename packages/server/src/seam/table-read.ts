@@ -82,6 +82,8 @@ export interface OpenTable {
   readonly heapSql: string | null;
   /** SQL of the rest, with the same columns; null when there is none. */
   readonly lakeSql: string | null;
+  /** SQL of the number of rows that `lakeSql` has, known without reading them; null when predicates left files out. */
+  readonly lakeCountSql: string | null;
   readonly columns: readonly SeamColumn[];
   readonly stats: TableStats;
   /** Temporary tables of the session. */
@@ -141,6 +143,7 @@ export class TableReader {
       return {
         heapSql: heap ? heap.sql : null,
         lakeSql,
+        lakeCountSql: countSqlOf(request, merged, delta),
         columns: request.columns,
         stats: statsOf(request, parts, heap, lake, delta),
         temporary: [...(heap ? [heap.table] : []), ...(delta && !delta.shared ? [delta.table] : [])],
@@ -270,6 +273,13 @@ function lakeSqlOf(
     parts.push(`SELECT ${list} FROM ${duckIdent(delta.table)} WHERE ${UPSERT}`);
   }
   return parts.length === 0 ? null : parts.join(" UNION ALL ");
+}
+
+/** Rows less deleted and hidden positions, and the delta's upserts. */
+function countSqlOf(request: TableRequest, files: readonly ScanFile[] | null, delta: DeltaState | null): string | null {
+  if (request.predicates.length > 0 || request.relation.lake?.mode === "mirrored") return null;
+  const live = (files ?? []).reduce((sum, f) => sum + f.rows - BigInt(f.deletes?.cardinality ?? 0), 0n);
+  return delta ? `${live} + (SELECT count(*) FROM ${duckIdent(delta.table)} WHERE ${UPSERT})` : String(live);
 }
 
 /** Only a mirror's lake holds rows at or above T as well. */
