@@ -9,7 +9,7 @@ import { type EmbeddedPostgres, startEmbedded } from "../embedded/server.ts";
 import { Random } from "./random.ts";
 
 export const FAULTS = {
-  kill_worker: 6,
+  kill_worker: 4,
   stop_worker: 3,
   kill_reader: 2,
   terminate: 5,
@@ -42,7 +42,7 @@ export function faultOfWorker(seed: number, number: number): string | null {
   const random = new Random(seed, `worker ${number}`);
   const points = FAULT_POINTS.filter((p) => /^(tier|fold|compact|expire|remove)\./.test(p));
   const [point, action, visit] = [random.pick(points), random.pick(["kill", "kill", "stop"]), random.int(1, 4)];
-  return random.chance(0.5) ? `${point}:${action}:${visit}` : null;
+  return random.chance(0.4) ? `${point}:${action}:${visit}` : null;
 }
 
 const HOLD_MS = 4000;
