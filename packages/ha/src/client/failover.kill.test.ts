@@ -239,6 +239,22 @@ describe("two nodes", () => {
     expect(existsSync(join(standby.stateDir, "rebuild-in-progress"))).toBe(false);
   });
 
+  test("a keeper that is told to end stops Postgres in order, and the standby takes over at once", async () => {
+    const [primary, standby] = await roles();
+    const writer = await whileWriting(async (w) => {
+      const at = clock.monotonicMs();
+      primary.killKeeper("SIGTERM");
+      const ack = await w.waitForAck(at + 300, 30_000);
+      expect(ack).not.toBeNull();
+      await formation.waitFor("the takeover", async () => (await formation.primary()) === standby, 20_000);
+      expect(w.longestGapMs(at, clock.monotonicMs())).toBeLessThan(8_000);
+      expect(primary.postmasterPid).toBeNull();
+      expect(primary.watchdogPid).toBeNull();
+      primary.startKeeper();
+    });
+    expect(writer.acks.at(-1)?.server).toContain(standby.host);
+  });
+
   test("maintenance takes the standby out and back", async () => {
     const [primary, standby] = await roles();
     await whileWriting(async () => {

@@ -237,9 +237,8 @@ describe.each([15, 18] as const)("Postgres %i", (major) => {
     await until("the sleeper", async () => serverProcesses(a.pgdata).length > 5);
     const pid = a.postmaster.pid() ?? 0;
     const ended = new Promise((resolve) => a.postmaster.onExit(resolve));
-    const children = serverProcesses(a.pgdata).filter((p) => p.pid !== pid);
     // A stopped child cannot notice that its postmaster died: the orphan that would block the restart.
-    const stopped = children[0]?.pid ?? 0;
+    const stopped = serverProcesses(a.pgdata).find((p) => p.pid !== pid)?.pid ?? 0;
     process.kill(stopped, "SIGSTOP");
     process.kill(pid, "SIGKILL");
     expect(await ended).toBe(pid);
