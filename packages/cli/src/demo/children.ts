@@ -101,7 +101,7 @@ function firstLine(
   return new Promise((resolve, reject) => {
     const fail = (why: string): void => {
       finish();
-      reject(new SpillwayError("demo_failed", `${why}: ${kept.stderr.trim().split("\n").at(-1) ?? ""}`));
+      reject(new SpillwayError("demo_failed", `${why}: ${errorLine(kept.stderr)}`));
     };
     const watch = (line: string): void => {
       const match = pattern.exec(line);
@@ -120,4 +120,10 @@ function firstLine(
       () => fail("the process could not be started"),
     );
   });
+}
+
+/** The line that says what was wrong: `code: cause`, or else the last. */
+export function errorLine(stderr: string): string {
+  const lines = stderr.trim().split("\n");
+  return lines.findLast((line) => /^\w*(error|_\w+|internal|usage): /i.test(line)) ?? lines.at(-1) ?? "";
 }

@@ -17,7 +17,7 @@ import type { CommandContext } from "../context.ts";
 import { startEmbedded } from "../embedded/server.ts";
 import { formatBytes, formatCount, formatTable } from "../output.ts";
 import { answer, compareAllRows, differingNow, QUESTIONS } from "./checks.ts";
-import { Children, type RunningChild } from "./children.ts";
+import { Children, errorLine, type RunningChild } from "./children.ts";
 import { finishTables, loadTables } from "./load.ts";
 import { Show } from "./show.ts";
 import { heapBytes, watchTiering } from "./tiering.ts";
@@ -163,11 +163,11 @@ class FlightsDemo {
     const show = this.#show;
     show.step("One SQL table over both tiers");
     const seam = await this.#openSeam();
-    const differing = await differingNow(seam);
+    const [differing, seconds] = await timed(() => differingNow(seam));
     show.check(
       "both tables in one statement while the writer goes on: no row differs",
       differing === 0,
-      `${differing} differ`,
+      `${differing} differ, ${seconds}`,
     );
     await must(this.#writer, "writer").pause();
     for (const question of QUESTIONS) {
@@ -178,14 +178,14 @@ class FlightsDemo {
         for (const line of formatTable(found.header, found.rows).split("\n")) show.line(`       ${line}`);
       }
     }
-    const compared = await compareAllRows(seam, this.#client, (rows) =>
-      show.progress(`comparing rows: ${formatCount(rows)}`),
+    const [compared, took] = await timed(() =>
+      compareAllRows(seam, this.#client, (rows) => show.progress(`comparing rows: ${formatCount(rows)}`)),
     );
     const same = compared.differences.length === 0 && compared.rows > 0;
     show.check(
       "every row, as text, against the plain copy",
       same,
-      same ? `${formatCount(compared.rows)} rows` : compared.differences.join("; "),
+      same ? `${formatCount(compared.rows)} rows, ${took}` : compared.differences.join("; "),
     );
   }
 
@@ -207,7 +207,8 @@ class FlightsDemo {
       .filter((line) => line.trim() !== "");
     show.check("spillway verify", verified.code === 0, verified.code === 0 ? "" : said.slice(-3).join(" "));
     if (verified.code === 0) for (const line of said.slice(0, 8)) show.line(`       ${line}`);
-    show.check("again every row, now from the folded lake", await this.#sameRows());
+    const [left, took] = await timed(() => differingNow(must(this.#seam, "seam")));
+    show.check("again every row, now from the folded lake", left === 0, `${left} differ, ${took}`);
   }
 
   async finish(): Promise<number> {
@@ -265,10 +266,7 @@ class FlightsDemo {
   async #spillway(...args: string[]): Promise<void> {
     const done = await this.#children.run(args);
     if (done.code === 0) return;
-    throw new SpillwayError(
-      "demo_failed",
-      `spillway ${args.join(" ")}: ${done.stderr.trim().split("\n").at(-1) ?? ""}`,
-    );
+    throw new SpillwayError("demo_failed", `spillway ${args.join(" ")}: ${errorLine(done.stderr)}`);
   }
 
   async #openSeam(): Promise<Seam> {
@@ -303,11 +301,6 @@ class FlightsDemo {
     run.onClose(() => seam.close());
     this.#seam = seam;
     return seam;
-  }
-
-  async #sameRows(): Promise<boolean> {
-    const seam = must(this.#seam, "seam");
-    return (await differingNow(seam)) === 0;
   }
 
   async #count(sql: string): Promise<number> {
@@ -377,4 +370,11 @@ class FlightsDemo {
     await writer.pause().catch(() => {});
     await catalog.stop();
   }
+}
+
+/** The result, and how long it took, for people. */
+async function timed<T>(work: () => Promise<T>): Promise<[T, string]> {
+  const started = performance.now();
+  const result = await work();
+  return [result, `${((performance.now() - started) / 1000).toFixed(1)} s`];
 }
