@@ -3,7 +3,7 @@ import { SpillwayError } from "@spillway/base/errors";
 import { SETTINGS } from "@spillway/base/settings";
 import { openStore } from "@spillway/lake/store/open";
 import { loadWarehouse } from "@spillway/server/catalog/catalog";
-import { adopt, fork, type RestoreResult } from "@spillway/server/movers/movers";
+import { adoptLake, forkLake, type RestoreResult } from "@spillway/server/movers/movers";
 import type { CliContext, CommandContext } from "../context.ts";
 import { openCatalogedSource, withCommand } from "../source.ts";
 
@@ -22,7 +22,7 @@ export function registerRestore(program: Command, context: CliContext): void {
       const run = context.begin(flags);
       await withCommand(run, async () => {
         const runtime = await openCatalogedSource(run, "spillway restore");
-        print(run, "adopted", await adopt(runtime.mover(null, run.signal)));
+        print(run, "adopted", await adoptLake(runtime.mover(null, run.signal)));
       });
     });
   restore
@@ -43,7 +43,7 @@ export function registerRestore(program: Command, context: CliContext): void {
           clock: run.clock,
           random: Math.random,
         });
-        const result = await fork(runtime.mover(null, run.signal), {
+        const result = await forkLake(runtime.mover(null, run.signal), {
           original,
           onProgress: ({ table, files, of }) =>
             run.out.progress(`copying ${table}: ${files} of ${of} files`, run.clock.wallMs()),

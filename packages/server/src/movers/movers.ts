@@ -29,5 +29,6 @@ export {
   passesOf,
   SourceUpkeep,
 } from "./maintain.ts";
-export { adopt, type RestoreResult } from "./restore.ts";
-export { fork, type ForkOptions } from "./restore-fork.ts";
+export { adoptLake, type RestoreResult } from "./restore.ts";
+export { forkLake, type ForkOptions } from "./restore-fork.ts";
+export { healthWarnings, type LakeHealth, lakeHealth } from "./maintain-health.ts";

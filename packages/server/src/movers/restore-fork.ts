@@ -35,7 +35,7 @@ export interface ForkOptions {
 }
 
 /** Throws `restore_not_needed`, `usage` for the same location, `warehouse_taken`; then the catalog is unchanged. */
-export async function fork(ctx: MoverContext, options: ForkOptions): Promise<RestoreResult> {
+export async function forkLake(ctx: MoverContext, options: ForkOptions): Promise<RestoreResult> {
   const known = await ctx.pool.withClient((c) => loadWarehouse(c));
   const isHere = known?.location === ctx.warehouse;
   const { catalog } = await requireFault(isHere ? ctx : { ...ctx, store: options.original });

@@ -48,7 +48,7 @@ export async function requireFault(ctx: MoverContext): Promise<{ catalog: Wareho
 }
 
 /** Throws `restore_not_needed`, `warehouse_mismatch`, `warehouse_taken`, `restore_incomplete`; then nothing was changed. */
-export async function adopt(ctx: MoverContext): Promise<RestoreResult> {
+export async function adoptLake(ctx: MoverContext): Promise<RestoreResult> {
   const { catalog, owner } = await requireFault(ctx);
   if (catalog.location !== ctx.warehouse) {
     throw new SpillwayError(

@@ -20,6 +20,7 @@ import {
   WORKER_CHANNEL,
 } from "../catalog/catalog.ts";
 import { answerMaintenance, Passes, type PassResult, recover, SourceUpkeep } from "../movers/movers.ts";
+import { LakeMetrics } from "./lake-metrics.ts";
 import { type RunningHttp, startMetricsHttp } from "./metrics-http.ts";
 import { openRuntime, type Runtime, type RuntimeOptions } from "./runtime.ts";
 import { WorkerMetrics } from "./worker-metrics.ts";
@@ -55,7 +56,8 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerResult> {
   armFault(options.fault);
   const holder = `spillway-worker ${hostname().slice(0, 24)} ${process.pid} ${randomHex(8)}`.slice(0, 63);
   const runtime = await openRuntime({ ...options, applicationName: holder });
-  const metrics = new WorkerMetrics(new Metrics());
+  const registry = new Metrics();
+  const metrics = new WorkerMetrics(registry);
   let http: RunningHttp | null = null;
   try {
     await runtime.pool.withClient(async (c) => {
@@ -63,7 +65,7 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerResult> {
       await requireOwnership(c, runtime.store, runtime.warehouse);
     });
     http = await startMetricsHttp(options.metricsListen, metrics, options.log);
-    return await lead(options, runtime, metrics, holder);
+    return await lead(options, runtime, metrics, new LakeMetrics(registry), holder);
   } finally {
     await http?.close();
     await runtime.close();
@@ -74,6 +76,7 @@ async function lead(
   options: WorkerOptions,
   runtime: Runtime,
   metrics: WorkerMetrics,
+  lakeMetrics: LakeMetrics,
   holder: string,
 ): Promise<WorkerResult> {
   const { clock, log, signal } = options;
@@ -97,7 +100,7 @@ async function lead(
     metrics.leads(true);
     try {
       options.onLead?.(lease.epoch);
-      last = await new Term(options, runtime, metrics, lease).run();
+      last = await new Term(options, runtime, metrics, lakeMetrics, lease).run();
       if (options.once) return last;
     } catch (error) {
       if (signal.aborted) return last;
@@ -123,6 +126,7 @@ class Term {
   readonly #options: WorkerOptions;
   readonly #runtime: Runtime;
   readonly #metrics: WorkerMetrics;
+  readonly #lakeMetrics: LakeMetrics;
   readonly #lease: Lease;
   readonly #signal: AbortSignal;
   readonly #passes = new Passes();
@@ -130,10 +134,17 @@ class Term {
   #wake: () => void = () => {};
   #kicked = false;
 
-  constructor(options: WorkerOptions, runtime: Runtime, metrics: WorkerMetrics, lease: Lease) {
+  constructor(
+    options: WorkerOptions,
+    runtime: Runtime,
+    metrics: WorkerMetrics,
+    lakeMetrics: LakeMetrics,
+    lease: Lease,
+  ) {
     this.#options = options;
     this.#runtime = runtime;
     this.#metrics = metrics;
+    this.#lakeMetrics = lakeMetrics;
     this.#lease = lease;
     this.#signal = AbortSignal.any([options.signal, lease.signal]);
   }
@@ -194,6 +205,7 @@ class Term {
       await pool.withClient((c) => answerRequest(c, request.requestId, state, result));
     }
     await this.#upkeep.run(ctx);
+    await this.#lakeMetrics.refresh(ctx);
   }
 
   /** Until the next cycle is due, somebody asks for it, or the term ends. */
