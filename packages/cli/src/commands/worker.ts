@@ -4,6 +4,9 @@ import { runWorker } from "@spillway/server/roles/worker";
 import type { CliContext } from "../context.ts";
 import { sourceOptions, withCommand } from "../source.ts";
 
+/** How often F moves on a source where nothing of ours changes. */
+const MIRROR_IDLE_MS = 5000;
+
 /** `spillway worker`: moves rows between the tiers until it is told to stop. */
 export function registerWorker(program: Command, context: CliContext): void {
   program
@@ -21,6 +24,13 @@ export function registerWorker(program: Command, context: CliContext): void {
           cycleIntervalMs: run.get(SETTINGS.cycleInterval),
           deltaBacklogWarnRows: run.get(SETTINGS.deltaBacklogWarnRows),
           metricsListen: flags["once"] === true ? "off" : run.get(SETTINGS.metricsListen),
+          mirror: {
+            flushIntervalMs: run.get(SETTINGS.mirrorFlushInterval),
+            maxBufferedRows: run.get(SETTINGS.maxBufferedRows),
+            indexBytes: run.get(SETTINGS.mirrorIndexMemory),
+            idleIntervalMs: MIRROR_IDLE_MS,
+          },
+          copyParallel: run.get(SETTINGS.copyParallel),
           once: flags["once"] === true,
           signal: run.signal,
           fault: run.env["SPILLWAY_FAULT"],

@@ -31,4 +31,8 @@ export {
 } from "./maintain.ts";
 export { adoptLake, type RestoreResult } from "./restore.ts";
 export { forkLake, type ForkOptions } from "./restore-fork.ts";
+export { Pump, type PumpSettings, type PumpStatus } from "./mirror/pump.ts";
+export { registerMirrored, type MirrorOptions, type MirrorResult } from "./mirror/onboard.ts";
+export { type CopyProgress } from "./mirror/copy.ts";
+export { tendCopies } from "./mirror/copies.ts";
 export { healthWarnings, type LakeHealth, lakeHealth } from "./maintain-health.ts";

@@ -40,6 +40,7 @@ import { displayName, fileLog, lockingTransaction, type MoverContext, typedError
 import { dropLeaves } from "./drop-leaves.ts";
 import { foldRelation } from "./fold.ts";
 import { follow } from "./follow.ts";
+import { dropLeftSlot, leavePublication } from "./mirror/leave.ts";
 import { hasRows } from "./premake.ts";
 import { withLockRetries } from "./register.ts";
 import { findTable } from "./table-facts.ts";
@@ -89,6 +90,7 @@ export async function unregister(ctx: MoverContext, options: UnregisterOptions):
     faultPoint("unregister.journaled");
     if (options.dropLake && lake) await awaitPins(ctx, options.pinWaitMs ?? PIN_WAIT_MS);
     const notes = await takeApart(ctx, relation, options, opId);
+    if (relation.mode === "mirrored") await dropLeftSlot(ctx);
     ctx.log.info("unregister.done", { table: displayName(relation), lake_dropped: options.dropLake === true });
     const kept = lake && !options.dropLake ? await ctx.pool.withClient((c) => loadLakeTable(c, lake.lakeId)) : null;
     return {
@@ -222,8 +224,10 @@ async function remove(tx: pg.Client, removal: Removal): Promise<string[] | null>
   await tx.query("select 1 from spillway.lake_table where lake_id = $1 for update", [
     relation.lakeId?.toString() ?? null,
   ]);
-  const partitions = await tablePartitions(tx, relation);
-  if (partitions !== null) {
+  const partitions = relation.mode === "mirrored" ? null : await tablePartitions(tx, relation);
+  if (relation.mode === "mirrored") {
+    await leavePublication(tx, relation);
+  } else if (partitions !== null) {
     const captured = await capturedPartitions(tx, relation, partitions);
     for (const p of captured)
       await tx.query(`lock table only ${quoteQualified(p.schemaName, p.name)} in share row exclusive mode`);
@@ -231,7 +235,7 @@ async function remove(tx: pg.Client, removal: Removal): Promise<string[] | null>
     await dropTriggers(tx, relation, captured);
     notes.push(...(await dropLanding(tx, relation, partitions)));
   } else if (!removal.mayLose && (await hasBacklog(tx, relation))) return null;
-  await dropObjects(tx, relation);
+  if (relation.mode !== "mirrored") await dropObjects(tx, relation);
   await tx.query("delete from spillway.relation where relation_id = $1", [relation.relationId.toString()]);
   if (removal.options.dropLake && relation.lakeId !== null) await doomLake(tx, removal, relation.lakeId);
   const { rowCount } = await tx.query(

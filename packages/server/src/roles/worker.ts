@@ -19,10 +19,19 @@ import {
   requireOwnership,
   WORKER_CHANNEL,
 } from "../catalog/catalog.ts";
-import { answerMaintenance, Passes, type PassResult, recover, SourceUpkeep } from "../movers/movers.ts";
-import { LakeMetrics } from "./lake-metrics.ts";
+import {
+  answerMaintenance,
+  Passes,
+  type PassResult,
+  Pump,
+  type PumpSettings,
+  recover,
+  SourceUpkeep,
+  tendCopies,
+} from "../movers/movers.ts";
 import { type RunningHttp, startMetricsHttp } from "./metrics-http.ts";
 import { openRuntime, type Runtime, type RuntimeOptions } from "./runtime.ts";
+import { LakeMetrics } from "./lake-metrics.ts";
 import { WorkerMetrics } from "./worker-metrics.ts";
 
 export interface WorkerOptions extends Omit<RuntimeOptions, "applicationName"> {
@@ -31,6 +40,9 @@ export interface WorkerOptions extends Omit<RuntimeOptions, "applicationName"> {
   readonly deltaBacklogWarnRows: number;
   /** `host:port`, or `off`. */
   readonly metricsListen: string;
+  readonly mirror: PumpSettings;
+  /** Connections of a mirrored table's first copy. */
+  readonly copyParallel: number;
   /** Passes until nothing moves any more, then ends. */
   readonly once: boolean;
   readonly signal: AbortSignal;
@@ -133,6 +145,7 @@ class Term {
   readonly #upkeep = new SourceUpkeep();
   #wake: () => void = () => {};
   #kicked = false;
+  #mirrorFailed = false;
 
   constructor(
     options: WorkerOptions,
@@ -155,6 +168,7 @@ class Term {
     let recoveredMs = this.#options.clock.monotonicMs();
     await this.#runtime.pool.withClient((c) => pruneRequests(c));
     const listener = await this.#listen();
+    const mirror = this.#startMirror();
     try {
       for (;;) {
         const result = await this.#cycle();
@@ -166,15 +180,41 @@ class Term {
           recoveredMs = nowMs;
         }
         if (this.#signal.aborted) break;
-        if (isLast) return { failed: result.failed };
-        if (!this.#lease.isHeld()) break;
+        if (isLast) {
+          await mirror.caughtUp();
+          return { failed: result.failed };
+        }
+        if (!this.#lease.isHeld() || this.#mirrorFailed) break;
         if (idle) await this.#rest();
       }
     } finally {
       listener();
+      await mirror.stop();
     }
     if (!this.#options.signal.aborted) throw new SpillwayError("leader_lost", `epoch ${this.#lease.epoch} is over`);
     return { failed: {} };
+  }
+
+  /** The pump and the copies run beside the cycles. What ends the pump for good ends the term. */
+  #startMirror(): { caughtUp(): Promise<void>; stop(): Promise<void> } {
+    const over = new AbortController();
+    const signal = AbortSignal.any([this.#signal, over.signal]);
+    // Without the signal in it: what is under way when the term ends is finished, and fenced by the epoch.
+    const ctx = this.#runtime.mover(this.#lease.epoch);
+    const pump = new Pump(ctx, this.#options.mirror);
+    const running = pump.run(signal).catch((error: unknown) => {
+      this.#options.log.warn("worker.pump_ended", { error: fromPgError(error, "the pump") });
+      this.#mirrorFailed = true;
+      this.#wake();
+    });
+    const copies = tendCopies(this.#runtime.mover(this.#lease.epoch, signal), this.#options.copyParallel, signal);
+    return {
+      caughtUp: () => pump.caughtUp(signal),
+      stop: async () => {
+        over.abort();
+        await Promise.all([running, copies]);
+      },
+    };
   }
 
   async #cycle(): Promise<PassResult> {

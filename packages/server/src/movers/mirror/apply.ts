@@ -60,7 +60,15 @@ export class Applier {
   #operations = 0;
   #lastBlock: Block | null = null;
 
-  constructor(state: LakeState, index: KeyIndex | null, discern: Discern, join: JoinLsns | null) {
+  /** `gone`: blocks that leave the table whatever the operations are. */
+  constructor(
+    state: LakeState,
+    index: KeyIndex | null,
+    discern: Discern,
+    join: JoinLsns | null,
+    gone: readonly Block[] = [],
+  ) {
+    for (const block of gone) this.#wiped.add(block);
     this.#state = state;
     this.#index = index;
     this.#discern = discern;

@@ -159,10 +159,11 @@ export class Flusher {
     const shape: TableShape | undefined = table.feed.log?.shape ?? segments.at(-1)?.shape;
     let index: KeyIndex | null = state.index;
     if (segments.length > 0 && (needsIndex(segments) || this.#isMixed(table, segments))) {
-      index = await state.ensureIndex(ctx, must(segments[0], "segment").shape, this.#indexBytes);
+      const { shape: keyed } = must(segments[0], "segment");
+      index = await state.ensureIndex(ctx, keyed, this.#indexBytes, new Set(table.replaced));
     }
     const discern = discerner(ctx, state, must(segments[0]?.shape ?? shape ?? EMPTY_SHAPE, "shape"));
-    const applied = await new Applier(state, index, discern, table.join).run(segments);
+    const applied = await new Applier(state, index, discern, table.join, table.replaced).run(segments);
     const written = await writeTable({
       ctx,
       state,
@@ -187,6 +188,9 @@ export class Flusher {
   /** The copy's files become blocks of the state, those of older snapshots first. */
   async #addCopy(table: MirrorTable, state: LakeState): Promise<void> {
     const ranges = await this.#ctx.pool.withClient((c) => loadCopied(c, table.relation.relationId));
+    // Of a table that is copied again: the old rows leave with the commit that brings the new ones.
+    table.replaced = [...state.blocks];
+    state.dropIndex();
     const blocks = ranges.flatMap((range) => range.files.map((file) => state.addFile(file, null, [], range.lsn)));
     table.copied = blocks;
     const lsns = ranges.map((r) => r.lsn);
@@ -265,6 +269,7 @@ export class Flusher {
     table.phase = "live";
     table.holdLsn = null;
     table.copied = [];
+    table.replaced = [];
     table.join = null;
     this.#ctx.log.info("mirror.joined", { table: table.name });
   }

@@ -112,15 +112,20 @@ export class LakeState {
     return block;
   }
 
-  /** Makes the index from the key columns of every live row, unless it is there. */
-  async ensureIndex(ctx: MoverContext, shape: TableShape, maxBytes: number): Promise<KeyIndex> {
+  /** Makes the index from the key columns of every live row, unless it is there. `without`: blocks that are about to go. */
+  async ensureIndex(
+    ctx: MoverContext,
+    shape: TableShape,
+    maxBytes: number,
+    without: ReadonlySet<Block> = new Set(),
+  ): Promise<KeyIndex> {
     const key = keyFields(shape)
       .map((f) => `${f.id}:${f.kind}`)
       .join(",");
     if (this.index !== null && this.indexKey === key) return this.index;
     const live = this.blocks.reduce((sum, b) => sum + b.rows - (b.deletes?.cardinality ?? 0), 0);
     const index = new KeyIndex(live, maxBytes);
-    for (const block of this.blocks) await indexBlock(ctx, shape, index, block);
+    for (const block of this.blocks) if (!without.has(block)) await indexBlock(ctx, shape, index, block);
     this.index = index;
     this.indexKey = key;
     return index;

@@ -29,6 +29,8 @@ export class MirrorTable {
   state: LakeState | null = null;
   /** While the table joins: its copy. */
   copied: readonly Block[] = [];
+  /** And what the copy takes the place of. */
+  replaced: readonly Block[] = [];
   join: JoinLsns | null = null;
   pending: PendingSchema | null = null;
   /** What has made it unfit; the next flush writes it down. */
@@ -62,6 +64,7 @@ export class MirrorTable {
   forgetLake(): void {
     this.state = null;
     this.copied = [];
+    this.replaced = [];
     this.join = null;
   }
 }

@@ -1,7 +1,9 @@
 /** The pump: a session after the other for as long as this process leads. */
 import { isSpillwayError, type SpillwayError } from "@spillway/base/errors";
+import { parseLsn } from "@spillway/base/lsn";
 import { fromPgError } from "@spillway/pg/pg-error";
 import type { MoverContext } from "../context.ts";
+import { COPIES_AGAIN } from "./recopy.ts";
 import { MirrorSession, type PumpSettings, type PumpStatus, type SessionEvents, SessionRestart } from "./session.ts";
 import { loadMirror, loadMirrorTables, type MirrorRow, stopMirrored } from "./state.ts";
 
@@ -63,6 +65,21 @@ export class Pump {
       } finally {
         this.#session = null;
       }
+    }
+  }
+
+  /** Resolves when every mirrored table that is not stopped has what is committed now. */
+  async caughtUp(signal: AbortSignal): Promise<void> {
+    const { pool, clock } = this.#ctx;
+    const { rows } = await pool.withClient((c) =>
+      c.query<{ lsn: string }>("select pg_logical_emit_message(false, 'spillway.flush', '')::text as lsn"),
+    );
+    const wanted = parseLsn(rows[0]?.lsn ?? "0/0");
+    while (!signal.aborted) {
+      const tables = await pool.withClient((c) => loadMirrorTables(c));
+      const waits = tables.filter((t) => t.phase !== "needs_copy" || COPIES_AGAIN.has(t.relation.stopCode ?? ""));
+      if (waits.every((t) => t.phase === "live" && (t.f ?? 0n) >= wanted)) return;
+      await clock.sleep(50, signal);
     }
   }
 

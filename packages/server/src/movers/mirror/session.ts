@@ -209,6 +209,7 @@ export class MirrorSession {
   async #reload(): Promise<void> {
     this.#lastReloadMs = this.#ctx.clock.monotonicMs();
     const rows = await this.#ctx.pool.withClient((c) => loadMirrorTables(c));
+    if (rows.length === 0) this.#error ??= new SessionRestart();
     const seen = new Set<number>();
     for (const row of rows) {
       seen.add(row.relation.relid);
