@@ -15,7 +15,7 @@ import { type KnownField, keysOf } from "./fold-fields.ts";
 import { keyField, places } from "./fold-lookup.ts";
 import { withLocalFiles } from "./fold-scan.ts";
 import { ROW_ID_FIELD, withoutReserved } from "./fold-write.ts";
-import type { TieredRelation } from "./tiered.ts";
+import { asTiered, type LakeRelation, type TieredRelation } from "./tiered.ts";
 
 const UPDATED_FIELD: LakeField = {
   id: RESERVED_IDS.lastUpdatedSequenceNumber,
@@ -26,7 +26,7 @@ const UPDATED_FIELD: LakeField = {
 const LINEAGE: readonly ScanField[] = [ROW_ID_FIELD, UPDATED_FIELD];
 
 export interface RewriteRequest {
-  readonly relation: TieredRelation;
+  readonly relation: LakeRelation;
   readonly metadata: TableMetadata;
   readonly fields: readonly KnownField[];
   readonly tasks: readonly ScanTask[];
@@ -78,6 +78,7 @@ class Copy {
   readonly #request: RewriteRequest;
   readonly #liveHasher: RowHasher;
   readonly #fullHasher: RowHasher | null;
+  readonly #tiered: TieredRelation | null;
   readonly digest = new OrderedDigest();
   bytes = 0;
   #last = -1n;
@@ -86,13 +87,15 @@ class Copy {
     const { fields } = request;
     this.#request = request;
     this.#liveHasher = new RowHasher(fields.filter((f) => f.live).map((f) => f.hash));
-    this.#fullHasher = fields.every((f) => f.live) ? null : new RowHasher(fields.map((f) => f.hash));
+    // Only bands have checksums over columns that are gone.
+    this.#tiered = fields.every((f) => f.live) ? null : asTiered(request.relation);
+    this.#fullHasher = this.#tiered === null ? null : new RowHasher(fields.map((f) => f.hash));
   }
 
   async *batches(source: AsyncIterable<ColumnBatch>): AsyncIterable<ColumnBatch> {
-    const { fields, relation, metadata, tasks } = this.#request;
+    const { fields, metadata, tasks } = this.#request;
     const liveCount = fields.filter((f) => f.live).length;
-    const keyAt = fields.indexOf(keyField(relation, fields));
+    const keyAt = this.#tiered === null ? -1 : fields.indexOf(keyField(this.#tiered, fields));
     for await (const batch of source) {
       this.#checkOrder(batch);
       const columns = batch.columns.slice(0, liveCount);

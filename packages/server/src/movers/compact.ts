@@ -27,7 +27,7 @@ import { writeDeletes } from "./fold-write.ts";
 import { raiseCounters } from "./maintain-counters.ts";
 import { policyOf } from "./policy.ts";
 import { publish, type StagedChange } from "./publish.ts";
-import type { TieredRelation } from "./tiered.ts";
+import { asTiered, type LakeRelation, type TieredRelation } from "./tiered.ts";
 
 export interface CompactResult {
   readonly units: number;
@@ -47,7 +47,7 @@ export interface CompactOptions {
 /** Rewrites what the table's policy says. Throws what stops the table. */
 export async function compact(
   ctx: MoverContext,
-  relation: TieredRelation,
+  relation: LakeRelation,
   options: CompactOptions = {},
 ): Promise<CompactResult> {
   const total = { units: 0, inputFiles: 0, outputFiles: 0, inputBytes: 0n, outputBytes: 0n, superseded: 0 };
@@ -73,7 +73,7 @@ export async function compact(
   return total;
 }
 
-export async function currentMetadata(ctx: MoverContext, relation: TieredRelation): Promise<TableMetadata> {
+export async function currentMetadata(ctx: MoverContext, relation: LakeRelation): Promise<TableMetadata> {
   const table = await ctx.pool.withClient((c) => loadLakeTable(c, relation.lakeId));
   return readMetadata(ctx.store, must(table, "lake table").metadataLocation);
 }
@@ -82,7 +82,7 @@ function bytesOf(files: readonly { readonly fileSizeBytes: bigint }[]): bigint {
   return files.reduce((sum, f) => sum + f.fileSizeBytes, 0n);
 }
 
-async function lastBytesPerRow(ctx: MoverContext, relation: TieredRelation): Promise<number | null> {
+async function lastBytesPerRow(ctx: MoverContext, relation: LakeRelation): Promise<number | null> {
   const { rows } = await ctx.pool.withClient((c) =>
     c.query<{ v: string | null }>(
       `select detail ->> 'bytes_per_row' as v from spillway.journal
@@ -97,7 +97,7 @@ async function lastBytesPerRow(ctx: MoverContext, relation: TieredRelation): Pro
 /** Null when its files were removed by another movement meanwhile. */
 async function compactUnit(
   ctx: MoverContext,
-  relation: TieredRelation,
+  relation: LakeRelation,
   metadata: TableMetadata,
   unit: CompactionUnit,
 ): Promise<Rewritten | null> {
@@ -132,7 +132,7 @@ async function compactUnit(
 
 class Compaction {
   readonly #ctx: MoverContext;
-  readonly #relation: TieredRelation;
+  readonly #relation: LakeRelation;
   readonly #metadata: TableMetadata;
   readonly #unit: CompactionUnit;
   readonly #opId: bigint;
@@ -141,13 +141,7 @@ class Compaction {
   readonly #before: HashedRows[] = [];
   readonly #after: HashedRows[] = [];
 
-  constructor(
-    ctx: MoverContext,
-    relation: TieredRelation,
-    metadata: TableMetadata,
-    unit: CompactionUnit,
-    opId: bigint,
-  ) {
+  constructor(ctx: MoverContext, relation: LakeRelation, metadata: TableMetadata, unit: CompactionUnit, opId: bigint) {
     this.#ctx = ctx;
     this.#relation = relation;
     this.#metadata = metadata;
@@ -255,20 +249,21 @@ class Compaction {
     now: Awaited<ReturnType<typeof loadDeletes>>,
     remap: Remap,
   ): Promise<readonly BandChange[]> {
-    if (this.#before.length === 0) return [];
+    const tiered = asTiered(this.#relation);
+    if (this.#before.length === 0 || tiered === null) return [];
     const since: HashedRows[] = [];
     const sinceLive: HashedRows[] = [];
     for (const task of inputs) {
       const deleted = now.get(task.dataFile.path);
       const positions = deleted ? remap.since(task.dataFile.path, deleted) : [];
-      if (positions.length > 0) await this.#hashPositions(task, positions, since, sinceLive);
+      if (positions.length > 0) await this.#hashPositions(tiered, task, positions, since, sinceLive);
     }
     const bands = await this.#ctx.pool.withClient((c) => loadBands(c, this.#relation.relationId));
     // Rows deleted since are in neither sum any more.
     return moveBands({
       relationId: this.#relation.relationId,
       bands,
-      t: this.#relation.seam.t,
+      t: tiered.seam.t,
       removed: [...this.#before, ...sinceLive],
       added: [...this.#after, ...since],
       fieldIds: knownFields(this.#relation, base).map((f) => f.scan.id),
@@ -276,6 +271,7 @@ class Compaction {
   }
 
   async #hashPositions(
+    tiered: TieredRelation,
     task: ScanTask,
     positions: readonly number[],
     full: HashedRows[],
@@ -284,7 +280,7 @@ class Compaction {
     const liveFields = this.#fields.filter((f) => f.live);
     const fullHasher = new RowHasher(this.#fields.map((f) => f.hash));
     const liveHasher = new RowHasher(liveFields.map((f) => f.hash));
-    const keyAt = this.#fields.indexOf(keyField(this.#relation, this.#fields));
+    const keyAt = this.#fields.indexOf(keyField(tiered, this.#fields));
     await withLocalFiles(this.#ctx, [task], async (files) => {
       const batches = readDataFiles({
         engine: this.#ctx.engine,

@@ -14,7 +14,7 @@ import { giveUp, isUnknown } from "./fold.ts";
 import { raiseCounters } from "./maintain-counters.ts";
 import { type Policy, policyOf } from "./policy.ts";
 import { publish } from "./publish.ts";
-import type { TieredRelation } from "./tiered.ts";
+import type { LakeRelation } from "./tiered.ts";
 
 export interface ExpireResult {
   readonly snapshots: number;
@@ -26,7 +26,7 @@ const RECENT_MS = 600_000;
 const THINNED_TO_MS = 60_000;
 
 /** Null when nothing is old enough. */
-export async function expireSnapshots(ctx: MoverContext, relation: TieredRelation): Promise<ExpireResult | null> {
+export async function expireSnapshots(ctx: MoverContext, relation: LakeRelation): Promise<ExpireResult | null> {
   const policy = policyOf(relation);
   if (!policy.on("snapshot_expiry_enabled")) return null;
   if (planOf(ctx, await currentMetadata(ctx, relation), policy).updates.length === 0) return null;
@@ -87,7 +87,7 @@ function thinned(snapshots: readonly Snapshot[], fromMs: number): (snapshot: Sna
 
 async function doomedBy(
   ctx: MoverContext,
-  relation: TieredRelation,
+  relation: LakeRelation,
   base: TableMetadata,
   plan: ExpirePlan,
 ): Promise<DoomedFile[]> {

@@ -4,7 +4,7 @@ import { loadRelations } from "../catalog/catalog.ts";
 import { currentMetadata } from "./compact.ts";
 import { displayName, type MoverContext } from "./context.ts";
 import { countManifests } from "./manifests.ts";
-import { asTiered } from "./tiered.ts";
+import { asLake } from "./tiered.ts";
 
 export interface LakeHealth {
   readonly table: string;
@@ -25,9 +25,9 @@ export async function lakeHealth(ctx: MoverContext): Promise<LakeHealth[]> {
   const relations = await ctx.pool.withClient((c) => loadRelations(c));
   const result: LakeHealth[] = [];
   for (const relation of relations) {
-    const tiered = asTiered(relation);
-    if (tiered === null) continue;
-    const metadata = await currentMetadata(ctx, tiered);
+    const lake = asLake(relation);
+    if (lake === null) continue;
+    const metadata = await currentMetadata(ctx, lake);
     const summary = currentSnapshot(metadata)?.summary ?? {};
     const count = (name: string): number => Number(summary[name] ?? "0");
     const rows = count("total-records");

@@ -23,7 +23,7 @@ import { type Policy, policyOf } from "./policy.ts";
 import { removeAbandonedFiles } from "./recover.ts";
 import { removeDoomed, sweepPins } from "./remove.ts";
 import { removeOrphans } from "./remove-orphans.ts";
-import { asTiered, type TieredRelation } from "./tiered.ts";
+import { asLake, asTiered, type LakeRelation } from "./tiered.ts";
 
 export const PASSES = ["fold", "compact", "manifests", "expire", "remove", "orphans"] as const;
 export type PassName = (typeof PASSES)[number];
@@ -39,7 +39,7 @@ export interface MaintainOptions {
 /** Runs the passes over one table, in the order in which one makes work for the next. Journaled. */
 export async function maintainRelation(
   ctx: MoverContext,
-  relation: TieredRelation,
+  relation: LakeRelation,
   options: MaintainOptions = {},
 ): Promise<PassReport> {
   const wanted = new Set(options.passes ?? ["compact", "manifests", "expire"]);
@@ -48,8 +48,9 @@ export async function maintainRelation(
   );
   const report: PassReport = {};
   try {
-    if (wanted.has("fold")) {
-      const done = await foldRelation(ctx, relation, {
+    const tiered = asTiered(relation);
+    if (wanted.has("fold") && tiered !== null) {
+      const done = await foldRelation(ctx, tiered, {
         rowsPerPass: Math.max(1, policyOf(relation).number("fold_rows")),
       });
       if (done.passes > 0) report.fold = { ...done };
@@ -83,14 +84,14 @@ function plain<T>(value: T): T {
 }
 
 /** The maintenance as a step of a pass: when the policy says that it is due. */
-export async function maintainStep(ctx: MoverContext, relation: TieredRelation): Promise<{ moved: number }> {
+export async function maintainStep(ctx: MoverContext, relation: LakeRelation): Promise<{ moved: number }> {
   const policy = policyOf(relation);
   if (!policy.on("maintenance_enabled") || !(await isDue(ctx, relation, policy))) return { moved: 0 };
   await maintainRelation(ctx, relation);
   return { moved: 0 };
 }
 
-async function isDue(ctx: MoverContext, relation: TieredRelation, policy: Policy): Promise<boolean> {
+async function isDue(ctx: MoverContext, relation: LakeRelation, policy: Policy): Promise<boolean> {
   const { rows } = await ctx.pool.withClient((c) =>
     c.query<{ due: boolean }>(
       `select greatest(x.registered_at, (select max(j.ended_at) from spillway.journal j
@@ -105,6 +106,7 @@ async function isDue(ctx: MoverContext, relation: TieredRelation, policy: Policy
 
 const HOUR_MS = 3_600_000;
 const RENEW_EVERY_MS = 60_000;
+const PAUSE_MS = 60_000;
 /** Journal rows are kept this long after their end. */
 const JOURNAL_DAYS = 30;
 
@@ -112,11 +114,14 @@ const JOURNAL_DAYS = 30;
 export class SourceUpkeep {
   #orphansMs: number | null = null;
   #renewedMs: number | null = null;
+  /** Mirrored tables whose maintenance failed: when it is tried again. */
+  readonly #pausing = new Map<bigint, number>();
 
   /** Throws `lake_not_ours` before it removes anything, when the lake is another's. */
   async run(ctx: MoverContext, passes: readonly PassName[] = []): Promise<PassReport> {
     const report: PassReport = {};
     await this.#renew(ctx);
+    await this.#mirrored(ctx);
     const pins = await sweepPins(ctx);
     const abandoned = await removeAbandonedFiles(ctx);
     const doomed = await removeDoomed(ctx);
@@ -130,6 +135,25 @@ export class SourceUpkeep {
     }
     this.#orphansMs ??= nowMs;
     return report;
+  }
+
+  /** Mirrored tables have no pass of their own steps: their maintenance goes beside the pump, whose commits it gives way to. */
+  async #mirrored(ctx: MoverContext): Promise<void> {
+    if (ctx.epoch === null) return;
+    for (const relation of await ctx.pool.withClient((c) => loadRelations(c))) {
+      const lake = relation.mode === "mirrored" && relation.state === "active" ? asLake(relation) : null;
+      const nowMs = ctx.clock.monotonicMs();
+      if (lake === null || ctx.signal?.aborted || nowMs < (this.#pausing.get(relation.relationId) ?? 0)) continue;
+      try {
+        await maintainStep(ctx, lake);
+        this.#pausing.delete(relation.relationId);
+      } catch (error) {
+        const passes = error instanceof SpillwayError && error.code !== "leader_lost" && error.code !== "op_abandoned";
+        if (!passes || ctx.signal?.aborted) throw error;
+        this.#pausing.set(relation.relationId, nowMs + PAUSE_MS);
+        ctx.log.warn("maintain.failed", { table: displayName(relation), code: error.code, error });
+      }
+    }
   }
 
   /** Only the leader's: a command that works by itself is checked, but claims nothing. */
@@ -196,9 +220,9 @@ export async function maintain(
   const tables: Record<string, PassReport> = {};
   const ofTables = passes?.filter((p) => p !== "remove" && p !== "orphans");
   for (const relation of relations) {
-    const tiered = asTiered(relation);
-    if (tiered === null || ofTables?.length === 0) continue;
-    tables[displayName(relation)] = await maintainRelation(ctx, tiered, ofTables ? { passes: ofTables } : {});
+    const lake = asLake(relation);
+    if (lake === null || ofTables?.length === 0) continue;
+    tables[displayName(relation)] = await maintainRelation(ctx, lake, ofTables ? { passes: ofTables } : {});
   }
   const wantsSource =
     (passes === undefined && relationId === null) || passes?.includes("remove") || passes?.includes("orphans");

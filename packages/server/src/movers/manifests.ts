@@ -11,7 +11,7 @@ import { giveUp, isUnknown } from "./fold.ts";
 import { raiseCounters } from "./maintain-counters.ts";
 import { policyOf } from "./policy.ts";
 import { publish } from "./publish.ts";
-import type { TieredRelation } from "./tiered.ts";
+import type { LakeRelation } from "./tiered.ts";
 
 export interface ManifestsResult {
   readonly before: number;
@@ -19,7 +19,7 @@ export interface ManifestsResult {
 }
 
 /** Null when there is nothing to merge. */
-export async function rewriteManifests(ctx: MoverContext, relation: TieredRelation): Promise<ManifestsResult | null> {
+export async function rewriteManifests(ctx: MoverContext, relation: LakeRelation): Promise<ManifestsResult | null> {
   const policy = policyOf(relation);
   const before = await countManifests(ctx, await currentMetadata(ctx, relation));
   if (!policy.on("manifest_rewrite_enabled") || before < Math.max(2, policy.number("manifest_rewrite_min_manifests"))) {

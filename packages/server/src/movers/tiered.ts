@@ -28,3 +28,13 @@ export function asTiered(relation: Relation): TieredRelation | null {
     seam: { ...relation.seam, t: must(relation.seam.t, "cut-line") },
   };
 }
+
+/** Any registered table that has a lake table. */
+export interface LakeRelation extends Relation {
+  readonly lakeId: bigint;
+}
+
+/** Null while the table has no lake table yet. */
+export function asLake(relation: Relation): LakeRelation | null {
+  return relation.lakeId === null ? null : { ...relation, lakeId: relation.lakeId };
+}
