@@ -9,6 +9,7 @@ type Load = () => Promise<Bench>;
 const BENCHES: Readonly<Record<string, Load>> = {
   tier: async () => (await import("../bench/tier.ts")).run,
   read: async () => (await import("../bench/read.ts")).run,
+  plan: async () => (await import("../bench/plan.ts")).run,
   failover: async () => (await import("../bench/failover.ts")).run,
 };
 

@@ -2,7 +2,6 @@
  * What planning a filtered read costs: a table of many files with column bounds, each with a deletion
  * vector, in one manifest and in a hundred; filters on the partition column, on a sorted key and on a
  * text. Cold: nothing parsed yet (the files are in the system's cache). Warm: manifests parsed.
- * Run: npx tsc -b && node --import tsx scripts/bench-plan.ts [files]. Ends with one JSON line; exits 1 when a bar fails.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -16,8 +15,8 @@ import { type Expr, ManifestCache, planScan } from "@spillway/lake/scan/scan";
 import { stageSnapshot } from "@spillway/lake/snapshot/stage";
 import { FileStore } from "@spillway/lake/store/file";
 import { encodeValue } from "@spillway/lake/values";
+import { atMost, type BenchReport, type BenchRun, median, report } from "./report.ts";
 
-const files = Number(process.argv[2] ?? 10_000);
 const COLD_RUNS = 5;
 const WARM_RUNS = 15;
 const DAY = 86_400_000_000n;
@@ -60,7 +59,7 @@ function dataFile(location: string, file: number): DataFile {
   };
 }
 
-async function buildTable(store: FileStore, name: string, commits: number): Promise<TableMetadata> {
+async function buildTable(store: FileStore, name: string, files: number, commits: number): Promise<TableMetadata> {
   let metadata = createTableMetadata({
     tableUuid: crypto.randomUUID(),
     location: `${store.root}/${name}`,
@@ -93,21 +92,22 @@ async function buildTable(store: FileStore, name: string, commits: number): Prom
   return applyUpdates(metadata, staged.updates, 1);
 }
 
-const middle = files >> 1;
-const day = BigInt(FIRST_DAY + Math.floor(middle / FILES_PER_DAY));
-const FILTERS: Readonly<Record<string, Expr>> = {
-  "key =": { op: "=", fieldId: 1, value: BigInt(middle * ROWS + 5) },
-  "10 days": {
-    op: "and",
-    args: [
-      { op: ">=", fieldId: 2, value: day * DAY },
-      { op: "<", fieldId: 2, value: (day + 10n) * DAY },
-    ],
-  },
-  "text =": { op: "=", fieldId: 3, value: `customer-${String(middle).padStart(7, "0")}-0` },
-};
+function filtersOf(files: number): Readonly<Record<string, Expr>> {
+  const middle = files >> 1;
+  const day = BigInt(FIRST_DAY + Math.floor(middle / FILES_PER_DAY));
+  return {
+    "key =": { op: "=", fieldId: 1, value: BigInt(middle * ROWS + 5) },
+    "10 days": {
+      op: "and",
+      args: [
+        { op: ">=", fieldId: 2, value: day * DAY },
+        { op: "<", fieldId: 2, value: (day + 10n) * DAY },
+      ],
+    },
+    "text =": { op: "=", fieldId: 3, value: `customer-${String(middle).padStart(7, "0")}-0` },
+  };
+}
 
-const median = (list: readonly number[]): number => list.toSorted((a, b) => a - b)[list.length >> 1] ?? Number.NaN;
 const round = (ms: number): number => Math.round(ms * 10) / 10;
 
 async function measure(store: FileStore, metadata: TableMetadata, filter: Expr) {
@@ -139,22 +139,24 @@ async function measure(store: FileStore, metadata: TableMetadata, filter: Expr) 
   };
 }
 
-const base = mkdtempSync(join(tmpdir(), "spillway-bench-plan-"));
-const store = new FileStore({ root: base, fsync: false });
-const runs: (Awaited<ReturnType<typeof measure>> & { manifests: number; filter: string })[] = [];
-try {
-  for (const manifests of [1, 100]) {
-    const metadata = await buildTable(store, `t${manifests}`, manifests);
-    for (const [filter, expr] of Object.entries(FILTERS)) {
-      runs.push({ manifests, filter, ...(await measure(store, metadata, expr)) });
+export async function run(bench: BenchRun): Promise<BenchReport> {
+  const files = bench.option("files", 10_000);
+  const base = mkdtempSync(join(tmpdir(), "spillway-bench-plan-"));
+  const store = new FileStore({ root: base, fsync: false });
+  const runs: (Awaited<ReturnType<typeof measure>> & { manifests: number; filter: string })[] = [];
+  try {
+    for (const manifests of [1, 100]) {
+      bench.say(`building a table of ${files} files in ${manifests} manifests`);
+      const metadata = await buildTable(store, `t${manifests}`, files, manifests);
+      for (const [filter, expr] of Object.entries(filtersOf(files))) {
+        bench.signal.throwIfAborted();
+        runs.push({ manifests, filter, ...(await measure(store, metadata, expr)) });
+      }
     }
+  } finally {
+    rmSync(base, { recursive: true, force: true });
   }
-} finally {
-  rmSync(base, { recursive: true, force: true });
+  const worst = (key: "cold_ms" | "warm_ms"): number => Math.max(...runs.map((one) => one[key]));
+  const bars = { cold_ms: atMost(worst("cold_ms"), 300), warm_ms: atMost(worst("warm_ms"), 30) };
+  return report("plan", bars, { files, runs });
 }
-const worst = (key: "cold_ms" | "warm_ms"): number => Math.max(...runs.map((run) => run[key]));
-const bar = (value: number, limit: number) => ({ value, limit, ok: value <= limit });
-const bars = { cold_ms: bar(worst("cold_ms"), 300), warm_ms: bar(worst("warm_ms"), 30) };
-const ok = bars.cold_ms.ok && bars.warm_ms.ok;
-console.log(JSON.stringify({ bench: "plan", ok, bars, files, runs }));
-process.exit(ok ? 0 : 1);
