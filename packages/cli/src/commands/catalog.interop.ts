@@ -178,3 +178,10 @@ test("a compaction by pyiceberg passes where it is allowed and exact, and is ref
   expect(received(await ask<ForeignRows>({ do: "read", table }))).toEqual(await held("t2"));
   expect(received(await ask<ForeignRows>({ do: "duckdb", table }))).toEqual(await held("t2"));
 });
+
+test("an unregistered table stays readable", async () => {
+  expect(await runCli(["unregister", "--table", "t3"], { env })).toMatchObject({ code: 0 });
+  const table = ["public", "t3"];
+  expect(received(await ask<ForeignRows>({ do: "read", table }))).toEqual(await held("t3"));
+  expect(received(await ask<ForeignRows>({ do: "duckdb", table }))).toEqual(await held("t3"));
+});
