@@ -32,6 +32,12 @@ export const WORKER_SETTINGS = {
     unit: "ms",
     help: "How long replaced lake files stay, so that a restored Postgres still reads exactly; at least the age of the backups.",
   } as Setting<number>,
+  adoptPromotion: {
+    name: "adopt-promotion",
+    type: "bool",
+    default: "false",
+    help: "After a failover (same server, newer timeline, nothing rewound) go on without `spillway restore adopt`. Only where no copy of the server is ever promoted beside it.",
+  } as Setting<boolean>,
   pinTtl: {
     name: "pin-ttl",
     type: "duration",

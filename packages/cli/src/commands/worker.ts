@@ -22,6 +22,7 @@ export function registerWorker(program: Command, context: CliContext): void {
           engineMemoryBytes: run.get(SETTINGS.moverMemory),
           campaignIntervalMs: run.get(SETTINGS.campaignInterval),
           cycleIntervalMs: run.get(SETTINGS.cycleInterval),
+          adoptPromotion: run.get(SETTINGS.adoptPromotion),
           deltaBacklogWarnRows: run.get(SETTINGS.deltaBacklogWarnRows),
           metricsListen: flags["once"] === true ? "off" : run.get(SETTINGS.metricsListen),
           mirror: {

@@ -95,6 +95,8 @@ export {
   loadWarehouse,
   ownerPath,
   ownershipFault,
+  followPromotion,
+  isPromotion,
   printOwner,
   readIdentity,
   readOwner,

@@ -210,6 +210,48 @@ export async function renewOwnership(
   await store.put(ownerPath(warehouse), Buffer.from(printOwner(row, clock)));
 }
 
+/**
+ * Whether all that differs is a newer timeline: this server was promoted, and its catalog is not an older one, because no
+ * later generation is in the store. A copy that was promoted for another purpose looks the same, which is why going on
+ * without being asked is a setting (`adopt-promotion`). Pure.
+ */
+export function isPromotion(catalog: WarehouseRow, owner: WarehouseRow | null, now: ServerIdentity): boolean {
+  const as = (row: WarehouseRow): WarehouseRow => ({ ...row, timeline: now.timeline });
+  if (owner === null || now.systemIdentifier === 0n || now.timeline <= catalog.timeline) return false;
+  return owner.timeline <= now.timeline && ownershipFault(as(catalog), as(owner), now) === null;
+}
+
+/**
+ * Takes the warehouse along to the timeline of a promoted server, in a new generation; false when there is nothing to take along. The
+ * leader's: `also` checks its epoch in the same transaction. The former primary, should it come back by itself, has an older one.
+ */
+export async function followPromotion(
+  client: pg.Client,
+  store: ObjectStore,
+  warehouse: string,
+  clock: Clock,
+  also: (tx: Db) => Promise<void>,
+): Promise<boolean> {
+  const [catalog, owner, now] = [
+    await loadWarehouse(client),
+    await readOwner(store, warehouse),
+    await readIdentity(client),
+  ];
+  if (catalog === null || catalog.location !== warehouse || !isPromotion(catalog, owner, now)) return false;
+  const row = { ...catalog, timeline: now.timeline, generation: catalog.generation + 1n };
+  // The object first: until the catalog says the same, nobody deletes, and doing it again is safe.
+  await store.put(ownerPath(warehouse), Buffer.from(printOwner({ ...row, generation: catalog.generation }, clock)));
+  await inTransaction(client, {}, async (tx) => {
+    await tx.query("update spillway.warehouse set timeline = $1, generation = $2", [
+      row.timeline,
+      row.generation.toString(),
+    ]);
+    await also(tx);
+  });
+  await store.put(ownerPath(warehouse), Buffer.from(printOwner(row, clock)));
+  return true;
+}
+
 /** Throws `catalog_missing`, `warehouse_mismatch` or `lake_not_ours` unless this database owns the warehouse. */
 export async function requireOwnership(db: Db, store: ObjectStore, warehouse: string): Promise<WarehouseRow> {
   const catalog = await loadWarehouse(db);

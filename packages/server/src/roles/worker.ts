@@ -8,13 +8,19 @@ import { armFault } from "@spillway/base/fault";
 import { Metrics } from "@spillway/base/metrics";
 import { hostname } from "node:os";
 import { connect, destroyClient } from "@spillway/pg/connect";
-import { campaign, type Lease } from "@spillway/pg/lease";
+import { assertEpoch, campaign, type Lease } from "@spillway/pg/lease";
 import { fromPgError } from "@spillway/pg/pg-error";
 import { quoteIdent } from "@spillway/pg/quote";
+import type pg from "pg";
 import {
   answerRequest,
   claimRequests,
+  followPromotion,
+  isPromotion,
+  loadWarehouse,
   pruneRequests,
+  readIdentity,
+  readOwner,
   requireCatalog,
   requireOwnership,
   WORKER_CHANNEL,
@@ -38,6 +44,8 @@ export interface WorkerOptions extends Omit<RuntimeOptions, "applicationName"> {
   readonly campaignIntervalMs: number;
   readonly cycleIntervalMs: number;
   readonly deltaBacklogWarnRows: number;
+  /** Go on by itself on a promoted server. */
+  readonly adoptPromotion: boolean;
   /** `host:port`, or `off`. */
   readonly metricsListen: string;
   readonly mirror: PumpSettings;
@@ -74,7 +82,9 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerResult> {
   try {
     await runtime.pool.withClient(async (c) => {
       await requireCatalog(c);
-      await requireOwnership(c, runtime.store, runtime.warehouse);
+      if (!options.adoptPromotion || !(await promoted(c, runtime))) {
+        await requireOwnership(c, runtime.store, runtime.warehouse);
+      }
     });
     http = await startMetricsHttp(options.metricsListen, metrics, options.log);
     return await lead(options, runtime, metrics, new LakeMetrics(registry), holder);
@@ -128,6 +138,12 @@ async function lead(
   return last;
 }
 
+async function promoted(client: pg.Client, runtime: Runtime): Promise<boolean> {
+  const catalog = await loadWarehouse(client);
+  const owner = await readOwner(runtime.store, runtime.warehouse);
+  return catalog !== null && isPromotion(catalog, owner, await readIdentity(client));
+}
+
 /** Errors after which the worker campaigns again. */
 function passes(error: SpillwayError): boolean {
   return ["retry", "conflict", "unknown"].includes(error.kind);
@@ -164,6 +180,7 @@ class Term {
 
   async run(): Promise<WorkerResult> {
     const ctx = this.#runtime.mover(this.#lease.epoch, this.#signal);
+    await this.#followPromotion();
     await recover(ctx);
     let recoveredMs = this.#options.clock.monotonicMs();
     await this.#runtime.pool.withClient((c) => pruneRequests(c));
@@ -193,6 +210,16 @@ class Term {
     }
     if (!this.#options.signal.aborted) throw new SpillwayError("leader_lost", `epoch ${this.#lease.epoch} is over`);
     return { failed: {} };
+  }
+
+  async #followPromotion(): Promise<void> {
+    if (!this.#options.adoptPromotion) return;
+    const { store, warehouse, pool } = this.#runtime;
+    const { epoch } = this.#lease;
+    const followed = await pool.withClient((c) =>
+      followPromotion(c, store, warehouse, this.#options.clock, (tx) => assertEpoch(tx, { epoch })),
+    );
+    if (followed) this.#options.log.warn("worker.promotion_adopted", { warehouse, epoch });
   }
 
   /** The pump and the copies run beside the cycles. What ends the pump for good ends the term. */
