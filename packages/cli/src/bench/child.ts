@@ -60,6 +60,11 @@ export class Child {
     return this.ended;
   }
 
+  /** Processor seconds that it used so far: in all, and on its JavaScript thread. */
+  cpuSeconds(): { readonly all: number; readonly main: number } {
+    return { all: ticks(`/proc/${this.pid}/stat`), main: ticks(`/proc/${this.pid}/task/${this.pid}/stat`) };
+  }
+
   /** The peak of its resident memory so far, in MB (10^6 bytes); null where the system does not say, or it is over. */
   peakMb(): number | null {
     try {
@@ -85,6 +90,17 @@ export async function runChild(args: readonly string[], env: ChildEnv): Promise<
 function cleanEnvironment(): NodeJS.ProcessEnv {
   const kept = Object.entries(process.env).filter(([name]) => !name.startsWith("SPILLWAY_") && !name.startsWith("PG"));
   return Object.fromEntries(kept);
+}
+
+/** utime and stime, in Linux's hundredths; NaN elsewhere. */
+function ticks(path: string): number {
+  try {
+    const text = readFileSync(path, "latin1");
+    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+    return (Number(fields[11]) + Number(fields[12])) / 100;
+  } catch {
+    return Number.NaN;
+  }
 }
 
 const TAIL = 1 << 20;

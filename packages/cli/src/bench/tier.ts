@@ -22,6 +22,9 @@ interface Round {
   readonly binary: number;
   readonly bytes: number;
   readonly files: number;
+  /** Of the worker, from registration to commit. */
+  readonly cpu: number;
+  readonly mainCpu: number;
 }
 
 export const run: Bench = async (options) => {
@@ -82,6 +85,7 @@ async function oneRound(scratch: Scratch, worker: Child, table: string, rows: nu
   await discard(scratch.url, `${table}_1`, "binary");
   const copies: Record<string, number> = {};
   for (const format of FORMATS) copies[format] = await discard(scratch.url, `${table}_1`, format);
+  const before = worker.cpuSeconds();
   await scratch.run(["register", "--table", `public.${table}`, "--lag", "1d"]);
   const deadline = systemClock.monotonicMs() + TIER_TIMEOUT_MS;
   for (;;) {
@@ -101,6 +105,8 @@ async function oneRound(scratch: Scratch, worker: Child, table: string, rows: nu
         binary: copies["binary"] ?? 0,
         bytes: Number(op.bytes),
         files: op.files,
+        cpu: worker.cpuSeconds().all - before.all,
+        mainCpu: worker.cpuSeconds().main - before.main,
       };
     }
     if (worker.isOver || systemClock.monotonicMs() > deadline) {
@@ -151,6 +157,14 @@ function summarize(rounds: readonly Round[], rows: number, peakMb: number) {
     {
       rows,
       rows_per_s: Math.round(rows / seconds),
+      worker_cpu_s_per_million: perMillion(
+        rounds.map((r) => r.cpu),
+        rows,
+      ),
+      worker_main_thread_cpu_s_per_million: perMillion(
+        rounds.map((r) => r.mainCpu),
+        rows,
+      ),
       copy_rows_per_s: { csv: Math.round(rows / copies.csv), binary: Math.round(rows / copies.binary) },
       lake_bytes: rounds[0]?.bytes,
       files: rounds[0]?.files,
@@ -161,4 +175,8 @@ function summarize(rounds: readonly Round[], rows: number, peakMb: number) {
       })),
     },
   );
+}
+
+function perMillion(seconds: readonly number[], rows: number): number {
+  return Number(((median(seconds) / rows) * 1e6).toFixed(3));
 }

@@ -7,13 +7,16 @@ export { duckIdent, duckList, duckLiteral } from "./quote.ts";
 export { duckType, icebergType, kindOfIceberg, specOf, storedDuckType, type LakeField } from "./types.ts";
 export { DataFileWriter, writeDataFiles, type WriteOptions } from "./parquet-out.ts";
 export {
+  type DeleteLease,
   DeleteTables,
   emptySql,
   hasDeletes,
+  hiddenSql,
   positionedSql,
   scanSql,
   type ScanField,
   type ScanFile,
   type ScanOptions,
 } from "./scan-sql.ts";
+export { fileChecksum, type FileChecksum, type FileChecksumRequest } from "./file-checksum.ts";
 export { readDataFiles, type ReadOptions } from "./readback.ts";

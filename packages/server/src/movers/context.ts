@@ -12,7 +12,7 @@ import type { Pool } from "@spillway/pg/pool";
 import { inTransaction } from "@spillway/pg/transaction";
 import type pg from "pg";
 import { type FileLogTarget, liveColumns, type Relation, stageFiles, type TableColumn } from "../catalog/catalog.ts";
-import type { Engine, LakeField, ScanField } from "../engine/engine.ts";
+import type { Engine, FileChecksum, LakeField, ScanField } from "../engine/engine.ts";
 import { duckDefault, valueOfText } from "./defaults.ts";
 
 export interface MoverContext {
@@ -25,6 +25,8 @@ export interface MoverContext {
   /** Canonical location. */
   readonly warehouse: string;
   readonly engine: Engine;
+  /** Reads written files back; where it is absent, the engine above does. */
+  readonly fileChecksum?: FileChecksum;
   /** Where files are staged before they are uploaded; unused for a local store. */
   readonly stageDir: string;
   readonly clock: Clock;

@@ -10,7 +10,7 @@ import { selectList } from "@spillway/pg/columns/plan";
 import { quoteQualified } from "@spillway/pg/quote";
 import type { RawConnection } from "@spillway/pg/wire/connection";
 import { connectRaw } from "@spillway/pg/wire/connect-raw";
-import { readDataFiles, writeDataFiles } from "../engine/engine.ts";
+import { fileChecksum, writeDataFiles } from "../engine/engine.ts";
 import { hashField, type MovedColumn, type MoverContext, scanField, stager } from "./context.ts";
 
 export interface Copied {
@@ -140,20 +140,15 @@ export async function checksumOfFiles(
   columns: readonly MovedColumn[],
   files: readonly DataFile[],
 ): Promise<Checksum> {
-  const hasher = new RowHasher(columns.map(hashField));
   const checksum = new Checksum();
+  const read = ctx.fileChecksum ?? fileChecksum(ctx.engine);
+  const [fields, hashes] = [columns.map(scanField), columns.map(hashField)];
   for (const file of files) {
     const local = await ctx.cache.localize([{ path: file.path, size: Number(file.fileSizeBytes) }]);
     try {
       const path = local.paths[0];
       assert(path !== undefined, "a localized file has a path");
-      const rows = readDataFiles({
-        engine: ctx.engine,
-        files: [{ path, rows: file.recordCount }],
-        fields: columns.map(scanField),
-        ...(ctx.signal ? { signal: ctx.signal } : {}),
-      });
-      for await (const batch of rows) checksum.add(hasher.hashBatch(batch));
+      checksum.merge(await read({ path, rows: file.recordCount, fields, hashes }, ctx.signal));
     } finally {
       local.release();
     }

@@ -11,6 +11,7 @@ import { type Conninfo, parseConninfo, withConninfo } from "@spillway/pg/conninf
 import { Pool } from "@spillway/pg/pool";
 import { Engine } from "../engine/engine.ts";
 import type { MoverContext } from "../movers/movers.ts";
+import { ChecksumThread } from "./checksum-thread.ts";
 
 /** Settings by their meaning; the command line resolves them. */
 export interface RuntimeOptions {
@@ -69,6 +70,7 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
     threads: Math.min(4, availableParallelism()),
     tempDirectory: claimed.dir,
   });
+  const thread = ChecksumThread.isAvailable ? new ChecksumThread(claimed.dir) : null;
   const pool = new Pool({
     conninfo,
     size: options.poolSize ?? 6,
@@ -91,6 +93,7 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
       cache,
       warehouse,
       engine,
+      ...(thread ? { fileChecksum: thread.checksum } : {}),
       stageDir: join(claimed.dir, "stage"),
       clock,
       log,
@@ -102,6 +105,7 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
     }),
     close: async () => {
       await pool.end();
+      await thread?.close();
       engine.close();
       claimed.release();
     },
