@@ -35,6 +35,7 @@ export interface NodeStates {
   readonly name: string;
   readonly reported: string;
   readonly assigned: string;
+  readonly healthy: boolean;
 }
 
 const APP_USER = "app";
@@ -342,7 +343,7 @@ export class Formation {
 }
 
 export function isSettled(rows: readonly NodeStates[], count: number): boolean {
-  if (rows.length !== count || rows.some((r) => r.reported !== r.assigned)) return false;
+  if (rows.length !== count || rows.some((r) => r.reported !== r.assigned || !r.healthy)) return false;
   const primaries = rows.filter((r) => r.reported === (count === 1 ? "single" : "primary"));
   return primaries.length === 1 && rows.filter((r) => r.reported === "secondary").length === count - 1;
 }

@@ -167,6 +167,7 @@ export class PgNode {
       synchronizedStandbySlots: this.#conf.syncSlots,
       maxWalSenders: this.config.maxWalSenders,
       maxReplicationSlots: this.config.maxReplicationSlots,
+      syncfs: this.binaries.hasSyncfs,
     };
   }
 

@@ -1,8 +1,9 @@
 /** Finding the server programs of a stock Postgres, and what they can do. */
-import { accessSync, constants, readdirSync } from "node:fs";
+import { accessSync, constants, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SpillwayError } from "@spillway/base/errors";
-import { mustRun } from "./programs.ts";
+import { mustRun, runProgram } from "./programs.ts";
 
 export const OLDEST_MAJOR = 14;
 export const NEWEST_MAJOR = 18;
@@ -14,6 +15,8 @@ export interface Binaries {
   readonly version: string;
   readonly hasBaseBackup: boolean;
   readonly hasRewind: boolean;
+  /** Crash recovery may flush the file system in one call instead of opening every file (Linux). */
+  readonly hasSyncfs: boolean;
 }
 
 /** A program's path in the folder. */
@@ -96,7 +99,22 @@ async function inspect(dir: string): Promise<Binaries> {
     version,
     hasBaseBackup: await usable("pg_basebackup").catch(() => false),
     hasRewind: await usable("pg_rewind").catch(() => false),
+    hasSyncfs: await knowsSyncfs(dir),
   };
+}
+
+/** Asks the server itself, which would not start with a value that it does not know. */
+async function knowsSyncfs(dir: string): Promise<boolean> {
+  const probe = mkdtempSync(join(tmpdir(), "spillway-ha-probe-"));
+  try {
+    writeFileSync(join(probe, "postgresql.conf"), "");
+    const name = "recovery_init_sync_method";
+    const args = ["-C", name, "-D", probe, "-c", `${name}=syncfs`];
+    const { code, stdout } = await runProgram(join(dir, "postgres"), args, { timeoutMs: 10_000 });
+    return code === 0 && stdout.trim() === "syncfs";
+  } finally {
+    rmSync(probe, { recursive: true, force: true });
+  }
 }
 
 /** Reads `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`. */

@@ -38,6 +38,8 @@ export interface HaConf {
   /** At least these, and at least what the cluster had before it was adopted. */
   readonly maxWalSenders: number;
   readonly maxReplicationSlots: number;
+  /** Without it a restart after a crash first opens and syncs every single file. */
+  readonly syncfs: boolean;
 }
 
 /** A value of a configuration file, quoted. */
@@ -88,6 +90,7 @@ export function renderConf(conf: HaConf): string {
     ["wal_log_hints", "on"],
     ["full_page_writes", "on"],
     ["fsync", "on"],
+    ["recovery_init_sync_method", conf.syncfs ? "syncfs" : "fsync"],
     ["wal_sender_timeout", "5s"],
     ["wal_receiver_timeout", "5s"],
     ["wal_receiver_status_interval", "1s"],
@@ -123,6 +126,7 @@ export function managedNames(): string[] {
     synchronizedStandbySlots: [],
     maxWalSenders: 0,
     maxReplicationSlots: 0,
+    syncfs: false,
   });
   return [...text.matchAll(/^(\w+) = /gm)].map((m) => m[1] ?? "");
 }

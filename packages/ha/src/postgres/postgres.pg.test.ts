@@ -87,6 +87,7 @@ class Server {
       synchronizedStandbySlots: [],
       maxWalSenders: 16,
       maxReplicationSlots: 16,
+      syncfs: false,
     });
     ensureInclude(this.pgdata);
     writeAccess(this.pgdata, {

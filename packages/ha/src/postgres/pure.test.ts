@@ -40,6 +40,7 @@ const CONF = {
   synchronizedStandbySlots: [],
   maxWalSenders: 16,
   maxReplicationSlots: 16,
+  syncfs: false,
 };
 const UPSTREAM = {
   host: "10.0.0.2",
