@@ -188,10 +188,11 @@ export class DataFileWriter {
     const local = await this.#stagePath(location);
     const ids = fields.map((f) => `${duckIdent(f.name)}: ${f.id}`).join(", ");
     const where = partition.where === null ? "" : ` WHERE ${partition.where}`;
+    const dictionary = (await this.#hasNegativeZero(session, table)) ? 0 : DICTIONARY_VALUES;
     try {
       const [stats] = await session.copyTo(
         `COPY (SELECT * FROM ${table}${where}) TO ${duckLiteral(local)} (FORMAT parquet, COMPRESSION zstd,
-           COMPRESSION_LEVEL ${COMPRESSION_LEVEL}, DICTIONARY_SIZE_LIMIT ${DICTIONARY_VALUES},
+           COMPRESSION_LEVEL ${COMPRESSION_LEVEL}, DICTIONARY_SIZE_LIMIT ${dictionary},
            ROW_GROUP_SIZE ${rowGroupRows}, USE_TMP_FILE false, FIELD_IDS {${ids}}, RETURN_STATS)`,
         this.#options.signal ? { signal: this.#options.signal } : {},
       );
@@ -232,6 +233,15 @@ export class DataFileWriter {
   }
 
   /** A name that the store's own sweep of temporary files knows. */
+  /** DuckDB's dictionaries take -0.0 and 0.0 for one value. */
+  async #hasNegativeZero(session: EngineSession, table: string): Promise<boolean> {
+    const floats = this.#options.fields.filter((f) => f.kind === "float32" || f.kind === "float64");
+    if (floats.length === 0) return false;
+    const tests = floats.map(({ name }) => `(${duckIdent(name)} = 0 AND signbit(${duckIdent(name)}))`);
+    const found = await session.rows(`SELECT 1 FROM ${table} WHERE ${tests.join(" OR ")} LIMIT 1`);
+    return found.length > 0;
+  }
+
   async #stagePath(location: string): Promise<string> {
     const direct = this.#options.store instanceof FileStore ? localPathOf(location) : null;
     const dir = direct === null ? this.#options.stageDir : dirname(direct);

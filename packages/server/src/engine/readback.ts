@@ -34,12 +34,16 @@ export async function* readDataFiles(options: ReadOptions): AsyncIterable<Column
       return f.kind === "int16" ? `${name}::${duckType(f)} AS ${name}` : name;
     });
     const where = options.where === undefined ? {} : { where: options.where };
-    const result = await session.query(positionedSql(files, fields, select, where), signal ? { signal } : {});
+    const positioned = positionedSql(files, fields, select, where);
     const dirty = files.some(hasDeletes);
+    // Where nobody asks for them, the engine does not make the positions at all.
+    const bare = !dirty && options.withPosition !== true && fields.length > 0;
+    const sql = bare ? `SELECT ${fields.map((f) => duckIdent(f.name)).join(", ")} FROM (${positioned})` : positioned;
+    const result = await session.query(sql, signal ? { signal } : {});
     for await (const batch of result.batches()) {
       const live = dirty ? withoutDeleted(batch, files) : batch;
-      if (live.length > 0)
-        yield options.withPosition ? live : { length: live.length, columns: live.columns.slice(0, -2) };
+      if (live.length === 0) continue;
+      yield options.withPosition || bare ? live : { length: live.length, columns: live.columns.slice(0, -2) };
     }
     clean = true;
   } finally {

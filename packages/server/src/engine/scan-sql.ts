@@ -81,6 +81,19 @@ export function positionedSql(
   return `SELECT ${columns} FROM ${readParquet(files, fields)}${filter}`;
 }
 
+/** A SELECT of exactly the rows that `scanSql` leaves out as deleted. Some file must have deletes. */
+export function hiddenSql(
+  files: readonly ScanFile[],
+  fields: readonly ScanField[],
+  deleteTable: string,
+  options: ScanOptions = {},
+): string {
+  const where = options.where === undefined ? "" : ` AND (${options.where})`;
+  const list = fields.map((f) => duckIdent(f.name)).join(", ");
+  const packed = `((file_index::BIGINT << ${POSITION_BITS}) | file_row_number)`;
+  return `SELECT ${list} FROM ${readParquet(dirtyFiles(files), fields)} WHERE ${packed} IN (SELECT k FROM ${deleteTable})${where}`;
+}
+
 /** The files that have deletes: those that the table of deletes numbers, in that order. */
 function dirtyFiles(files: readonly ScanFile[]): ScanFile[] {
   return files.filter(hasDeletes);
@@ -112,11 +125,36 @@ export function emptySql(fields: readonly ColumnSpec[]): string {
 interface Entry {
   readonly table: string;
   readonly rows: number;
+  /** Tables of the deleted rows themselves, by what of them was selected. */
+  readonly hidden: Map<string, Promise<string>>;
   users: number;
+  leases: number;
+  /** What it counts against `CACHED_ROWS`: its rows, and the values of its hidden rows. */
+  cost: number;
 }
 
-/** Rows that unused tables may keep in memory: 8 bytes each. */
+/** The table of deleted positions for a scan, until `release`. */
+export interface DeleteLease {
+  /** Null when no file has deletes. */
+  readonly table: string | null;
+  readonly rows: number;
+  /** How many times it was leased, this time included. */
+  readonly leases: number;
+  /** A table of what `select` (a `hiddenSql`) gives, made once and kept with the positions. */
+  hidden(select: string, columns: number): Promise<string>;
+  release(): void;
+}
+
+/** Values that unused tables may keep in memory: mostly of 8 bytes. */
 const CACHED_ROWS = 16_000_000;
+
+const NO_DELETES: DeleteLease = {
+  table: null,
+  rows: 0,
+  leases: 0,
+  hidden: () => Promise.reject(new Error("nothing is deleted")),
+  release: () => {},
+};
 
 /**
  * Tables of deleted positions, kept while they are used and, within a bound, after: the deletes of a snapshot never
@@ -134,9 +172,9 @@ export class DeleteTables {
   }
 
   /** The table for a scan of these files, until `release`; null when none has deletes. */
-  async lease(scanned: readonly ScanFile[]): Promise<{ table: string | null; release: () => void }> {
+  async lease(scanned: readonly ScanFile[]): Promise<DeleteLease> {
     const files = dirtyFiles(scanned);
-    if (files.length === 0) return { table: null, release: () => {} };
+    if (files.length === 0) return NO_DELETES;
     const key = files.map((f) => `${f.path}\0${this.#idOf(f.deletes)}`).join("\0");
     let made = this.#entries.get(key);
     this.#entries.delete(key);
@@ -150,10 +188,14 @@ export class DeleteTables {
       throw error;
     }
     entry.users += 1;
+    entry.leases += 1;
     void this.#evict();
     let released = false;
     return {
       table: entry.table,
+      rows: entry.rows,
+      leases: entry.leases,
+      hidden: (select, columns) => this.#hiddenOf(entry, select, columns),
       release: () => {
         if (released) return;
         released = true;
@@ -173,7 +215,29 @@ export class DeleteTables {
     const table = this.#engine.freshName("deletes");
     const rows = await this.#engine.use((session) => fillDeletes(session, table, files));
     this.#cachedRows += rows;
-    return { table, rows, users: 0 };
+    return { table, rows, hidden: new Map(), users: 0, leases: 0, cost: rows };
+  }
+
+  async #hiddenOf(entry: Entry, select: string, columns: number): Promise<string> {
+    let made = entry.hidden.get(select);
+    if (!made) {
+      made = this.#fill(select);
+      entry.hidden.set(select, made);
+      made.then(
+        () => {
+          entry.cost += entry.rows * columns;
+          this.#cachedRows += entry.rows * columns;
+        },
+        () => entry.hidden.delete(select),
+      );
+    }
+    return made;
+  }
+
+  async #fill(select: string): Promise<string> {
+    const table = this.#engine.freshName("hidden");
+    await this.#engine.use((session) => session.run(`CREATE TABLE ${table} AS ${select}`));
+    return table;
   }
 
   async #evict(): Promise<void> {
@@ -182,8 +246,10 @@ export class DeleteTables {
       const entry = await made.catch(() => null);
       if (entry === null || entry.users > 0 || !this.#entries.has(key)) continue;
       this.#entries.delete(key);
-      this.#cachedRows -= entry.rows;
-      await this.#engine.use((session) => session.run(`DROP TABLE IF EXISTS ${entry.table}`)).catch(() => {});
+      this.#cachedRows -= entry.cost;
+      const hidden = await Promise.all([...entry.hidden.values()].map((table) => table.catch(() => null)));
+      const drops = [entry.table, ...hidden].filter((t) => t !== null).map((t) => `DROP TABLE IF EXISTS ${t}`);
+      await this.#engine.use((session) => session.run(drops.join("; "))).catch(() => {});
     }
   }
 }

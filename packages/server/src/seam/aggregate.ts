@@ -11,34 +11,24 @@ import type { ColumnKind, ColumnSpec } from "@spillway/base/columns";
 import type { JsonValue } from "@spillway/lake/json";
 import type { PgColumnPlan, WireFormat } from "@spillway/pg/columns/plan";
 import { quoteIdent } from "@spillway/pg/quote";
-import { duckIdent, emptySql } from "../engine/engine.ts";
+import { duckIdent } from "../engine/engine.ts";
 import { type AstNode, isNode, nodesOf, type TableRef, textOf, textsOf } from "./ast.ts";
-import { type Predicate, toDuckCondition, toPgCondition } from "./predicates.ts";
+import type { Partial, Shape } from "./partials.ts";
+import { type Predicate, toPgCondition } from "./predicates.ts";
 import type { SeamColumn } from "./resolve.ts";
-import type { HeapQuery, OpenTable, TableRequest } from "./table-read.ts";
+import type { HeapQuery, TableRequest } from "./table-read.ts";
 
 export interface AggregatePlan {
   readonly heapQuery: HeapQuery;
-  /** The view over partials of both tiers. */
-  viewSql(table: OpenTable): string;
+  /** What is computed of the lake's rows; see partials.ts. */
+  readonly shape: Shape;
+  /** Understood by both tiers, and the statement's whole condition. */
+  readonly predicates: readonly Predicate[];
   /** Changes the statement's tree to combine partials. The view is under the table's name already. */
   rewrite(): void;
 }
 
-/** One partial value: what computes it in each tier, and what combines it. */
-interface Partial_ {
-  readonly name: string;
-  readonly plan: PgColumnPlan;
-  readonly pg: string;
-  readonly duck: string;
-}
-
-interface Shape {
-  readonly groups: readonly SeamColumn[];
-  readonly partials: Map<string, Partial_>;
-}
-
-const COUNT_STAR = "count(*)";
+export const COUNT_STAR = "count(*)";
 const SUMMABLE = new Set<ColumnKind>(["int16", "int32", "int64", "float64", "decimal"]);
 const ORDERABLE = new Set<ColumnKind>([
   "int16", "int32", "int64", "float64", "decimal", "date", "time", "timestamp", "timestamptz",
@@ -83,7 +73,8 @@ export function planAggregate(node: AstNode, ref: TableRef, request: TableReques
   if (!parts.every((key) => collect(node[key], node, key, null)) || shape.partials.size === 0) return null;
   return {
     heapQuery: heapQueryOf(shape),
-    viewSql: (table) => partialView(shape, table, request.predicates),
+    shape,
+    predicates: request.predicates,
     rewrite: () => {
       for (const place of places) {
         const target = place.parent[place.key];
@@ -128,7 +119,7 @@ function isGroup(node: AstNode, groups: readonly SeamColumn[], lookup: Lookup): 
   return column === null ? names.length === 1 : groups.includes(column);
 }
 
-type Aggregate = { readonly partials: readonly Partial_[]; combine(node: AstNode): AstNode };
+type Aggregate = { readonly partials: readonly Partial[]; combine(node: AstNode): AstNode };
 
 function aggregateOf(node: AstNode, lookup: Lookup): Aggregate | "none" | "no" {
   if (node["class"] !== "FUNCTION") return "none";
@@ -159,7 +150,8 @@ const KNOWN_SCALAR = new Set([
 function counting(star: string | null, name: string, column?: SeamColumn): Aggregate {
   const pg = star ?? `count(${quoteIdent(must(column, "column").spec.name)})`;
   const duck = star ?? `count(${duckIdent(must(column, "column").spec.name)})`;
-  const partial = { name: `__${name}`, plan: planOf(`__${name}`, { kind: "int64" }, "int8"), pg, duck };
+  const plan = planOf(`__${name}`, { kind: "int64" }, "int8");
+  const partial: Partial = { name: `__${name}`, plan, pg, duck, difference: "count" };
   return {
     partials: [partial],
     combine: (node) => withAlias(node, cast(coalesceZero(call("sum", partial.name)), "BIGINT")),
@@ -167,8 +159,9 @@ function counting(star: string | null, name: string, column?: SeamColumn): Aggre
 }
 
 function extreme(name: string, column: SeamColumn): Aggregate {
-  const partial = {
+  const partial: Partial = {
     name: `__${name}${column.attnum}`,
+    difference: name === "min" ? "min" : "max",
     plan: {
       ...column.plan,
       name: `__${name}${column.attnum}`,
@@ -180,7 +173,7 @@ function extreme(name: string, column: SeamColumn): Aggregate {
   return { partials: [partial], combine: (node) => withAlias(node, call(name, partial.name)) };
 }
 
-function sumPartial(column: SeamColumn): Partial_ {
+function sumPartial(column: SeamColumn): Partial {
   const name = `__sum${column.attnum}`;
   const { kind } = column.spec;
   const scale = column.spec.decimal?.scale ?? 0;
@@ -191,11 +184,20 @@ function sumPartial(column: SeamColumn): Partial_ {
       plan: planOf(name, { kind }, "float8"),
       pg: `sum(${pgName})`,
       duck: `sum(${duckIdent(column.spec.name)})`,
+      difference: null,
     };
   }
   const spec = { kind: "decimal" as const, decimal: { precision: 38, scale } };
   const duckSum = `sum(${duckIdent(column.spec.name)})::DECIMAL(38, ${scale})`;
-  return { name, plan: planOf(name, spec, "numeric"), pg: `sum(${pgName})::numeric(38, ${scale})`, duck: duckSum };
+  // Beyond this, a sum over the deleted rows too might not fit where the answer does.
+  const isRoomy = (column.spec.decimal?.precision ?? 0) <= 28;
+  return {
+    name,
+    plan: planOf(name, spec, "numeric"),
+    pg: `sum(${pgName})::numeric(38, ${scale})`,
+    duck: duckSum,
+    difference: isRoomy ? { sumOf: column } : null,
+  };
 }
 
 function summing(column: SeamColumn): Aggregate {
@@ -226,23 +228,6 @@ function heapQueryOf(shape: Shape): HeapQuery {
     tail: names.length === 0 ? "" : `GROUP BY ${names.join(", ")}`,
     columns: [...groups, ...partials.map((p) => p.plan)],
   };
-}
-
-function partialView(shape: Shape, table: OpenTable, predicates: readonly Predicate[]): string {
-  const groups = shape.groups.map((g) => duckIdent(g.spec.name));
-  const partials = [...shape.partials.values()];
-  const list = [...groups, ...partials.map((p) => `${p.duck} AS ${duckIdent(p.name)}`)].join(", ");
-  const group = groups.length === 0 ? "" : ` GROUP BY ${groups.join(", ")}`;
-  const where = predicates.length === 0 ? "" : ` WHERE ${predicates.map(toDuckCondition).join(" AND ")}`;
-  const rows = table.lakeSql ?? emptySql(table.columns.map((c) => c.spec));
-  const countsOnly = groups.length === 0 && where === "" && partials.every((p) => p.pg === COUNT_STAR);
-  // Manifests and deletes say how many rows there are: no file is opened.
-  const counted = countsOnly ? table.lakeCountSql : null;
-  const lake =
-    counted === null
-      ? `SELECT ${list} FROM (${rows})${where}${group}`
-      : `SELECT ${partials.map((p) => `(${counted})::BIGINT AS ${duckIdent(p.name)}`).join(", ")}`;
-  return table.heapSql === null ? lake : `${table.heapSql} UNION ALL ${lake}`;
 }
 
 function withAlias(original: AstNode, node: AstNode): AstNode {

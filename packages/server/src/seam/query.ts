@@ -28,6 +28,7 @@ import {
   usedNames,
 } from "./ast.ts";
 import type { DirectCommit } from "./corrections.ts";
+import type { LakePartials, PartialReader } from "./partials.ts";
 import type { Pin, PinKeeper } from "./pins.ts";
 import { type Extracted, extractPredicates, type Predicate } from "./predicates.ts";
 import type { ResolvedRelation, Resolver, SeamColumn } from "./resolve.ts";
@@ -36,6 +37,7 @@ import type { TextCache } from "./text-cache.ts";
 import {
   type AsOf,
   type OpenTable,
+  type PartialsRequest,
   type TableReader,
   type TableRequest,
   type TableStats,
@@ -54,6 +56,8 @@ export interface QueryStats {
   /** Milliseconds until the rows of Postgres were here and its transaction over. */
   readonly fetchMs: number;
   readonly aggregatePushdown: boolean;
+  /** Whether the lake's aggregates were computed over all rows, less the deleted ones. */
+  readonly lakeDifference: boolean;
   /** The statement that DuckDB runs, over views of the tables' parts. */
   readonly sql: string;
 }
@@ -77,6 +81,7 @@ export interface QueryParts {
   readonly tables: TableReader;
   readonly clock: Clock;
   readonly texts: TextCache;
+  readonly partials: PartialReader;
   /** For corrections of direct tables. */
   readonly direct?: DirectCommit;
 }
@@ -102,6 +107,8 @@ class Statement {
   readonly #open: OpenTable[] = [];
   readonly #temporary: string[] = [];
   readonly #views: string[] = [];
+  readonly #stop = new AbortController();
+  #lake: Promise<LakePartials | null> = Promise.resolve(null);
   #pin: Pin | null = null;
   #ended = false;
   #sound = false;
@@ -118,7 +125,8 @@ class Statement {
     const refs = tableRefs(node);
     const plan = refs.length === 0 ? null : await this.#fetch(node, refs);
     const fetchMs = this.#parts.clock.monotonicMs() - startMs;
-    for (const i of refs.keys()) await this.#createView(i, plan);
+    const lake = await this.#lake;
+    for (const i of refs.keys()) await this.#createView(i, lake);
     const final = await this.#parts.texts.get(this.#textKey(sql, plan), async () => {
       const text = refs.length === 0 ? sql : await this.#textOf(sql, tree, refs, plan);
       return this.#castable(text);
@@ -130,7 +138,13 @@ class Statement {
     const result = await this.#session.query(final, { params, ...(signal ? { signal } : {}) });
     return {
       columns: result.columns,
-      stats: { tables: this.#open.map((t) => t.stats), fetchMs, aggregatePushdown: plan !== null, sql: final },
+      stats: {
+        tables: this.#open.map((t) => t.stats),
+        fetchMs,
+        aggregatePushdown: plan !== null,
+        lakeDifference: lake?.isDifference ?? false,
+        sql: final,
+      },
       batches: () => this.#deliver(result.batches()),
       close: () => this.end(),
     };
@@ -147,11 +161,11 @@ class Statement {
       const requests = await this.#requests(node, refs, relations);
       const plan = this.#aggregate(node, refs, requests);
       for (const [i, request] of requests.entries()) {
-        const heapQuery = i === 0 && plan ? plan.heapQuery : undefined;
+        const partials = i === 0 && plan ? this.#partialsOf(plan) : undefined;
         const open = await tables.open(
           connection,
           this.#session,
-          heapQuery ? { ...request, heapQuery } : request,
+          partials ? { ...request, partials } : request,
           signal,
         );
         this.#open.push(open);
@@ -162,6 +176,19 @@ class Statement {
     } finally {
       source.release(connection);
     }
+  }
+
+  /** The lake's partials are computed while Postgres computes the heap's. */
+  #partialsOf(plan: AggregatePlan): PartialsRequest {
+    const { signal } = this.#options;
+    const stop = signal ? AbortSignal.any([signal, this.#stop.signal]) : this.#stop.signal;
+    return {
+      heapQuery: plan.heapQuery,
+      onLake: (part) => {
+        this.#lake = this.#parts.partials.read(plan, part, stop);
+        this.#lake.catch(() => {});
+      },
+    };
   }
 
   async #requests(
@@ -230,9 +257,9 @@ class Statement {
     return planAggregate(node, ref, request);
   }
 
-  async #createView(index: number, plan: AggregatePlan | null): Promise<void> {
+  async #createView(index: number, lake: LakePartials | null): Promise<void> {
     const table = must(this.#open[index], "table");
-    const body = plan && index === 0 ? plan.viewSql(table) : unionSql(table);
+    const body = lake && index === 0 ? unionSql({ ...table, lakeSql: lake.sql }) : unionSql(table);
     await this.#session.run(`CREATE TEMP VIEW ${duckIdent(viewName(index))} AS ${body}`);
     this.#views.push(viewName(index));
   }
@@ -323,6 +350,8 @@ class Statement {
     } finally {
       // A session that was left in the middle of something is closed, and its temporary tables with it.
       engine.release(this.#session, clean);
+      if (!clean) this.#stop.abort();
+      await this.#lake.then((lake) => lake?.drop()).catch(() => {});
       for (const table of this.#open) await table.release();
       this.#pin?.release();
     }

@@ -8,6 +8,7 @@ import type { Engine } from "../engine/engine.ts";
 import { type DirectCommit, type ExecuteOptions, type ExecuteResult, runDml } from "./corrections.ts";
 import { explain, type Explanation } from "./explain.ts";
 import { LakeReader } from "./lake-reader.ts";
+import { PartialReader } from "./partials.ts";
 import { PinKeeper } from "./pins.ts";
 import { type QueryOptions, type QueryParts, type QueryResult, runQuery } from "./query.ts";
 import { Resolver } from "./resolve.ts";
@@ -54,6 +55,7 @@ export class Seam {
       pins: new PinKeeper({ source, clock, log, holder, ...(pinTtlMs === undefined ? {} : { ttlMs: pinTtlMs }) }),
       resolver: new Resolver(),
       texts: new TextCache(),
+      partials: new PartialReader(engine),
       ...(options.direct ? { direct: options.direct } : {}),
       tables: new TableReader({ engine, reader: this.#reader }),
     };

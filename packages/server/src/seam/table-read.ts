@@ -13,13 +13,17 @@ import { quoteIdent } from "@spillway/pg/quote";
 import type { RawConnection } from "@spillway/pg/wire/connection";
 import { keyLiteral } from "../catalog/catalog.ts";
 import {
+  type DeleteLease,
   DeleteTables,
   duckIdent,
   type Engine,
   type EngineSession,
   emptySql,
+  hiddenSql,
   scanSql,
+  type ScanField,
   type ScanFile,
+  type ScanOptions,
 } from "../engine/engine.ts";
 import { DeltaReader, type DeltaState, UPSERT } from "./delta.ts";
 import { fieldIdOf, scanFields } from "./lake-fields.ts";
@@ -39,8 +43,37 @@ export interface TableRequest {
   readonly asOf: AsOf | null;
   /** Leaves the heap out: only rows below T are wanted. */
   readonly coldOnly?: boolean;
-  /** Instead of rows: this query over `heap`, computed by Postgres; see aggregate.ts. */
-  readonly heapQuery?: HeapQuery;
+  /** Instead of rows: partial aggregates of both tiers; see aggregate.ts. */
+  readonly partials?: PartialsRequest;
+}
+
+export interface PartialsRequest {
+  /** Computed by Postgres. */
+  readonly heapQuery: HeapQuery;
+  /** Told of the lake's part before Postgres is asked for the heap's, so that both are computed at the same time. */
+  onLake(lake: LakePart): void;
+}
+
+/** The rows below the cut-line. */
+export interface LakePart {
+  readonly columns: readonly SeamColumn[];
+  /** SQL of the rows; null when there is none. */
+  readonly lakeSql: string | null;
+  /** SQL of their number, known without reading them; null when predicates left files out. */
+  readonly lakeCountSql: string | null;
+  /** Whether other sessions can run `lakeSql`. */
+  readonly shared: boolean;
+  /** The same rows as a difference, when that is the cheaper way to aggregate them; else null. */
+  readonly difference: LakeDifference | null;
+}
+
+export interface LakeDifference {
+  /** All rows, deleted ones too. */
+  readonly allSql: string;
+  /** Told apart from other deletes of the same files. */
+  readonly id: string;
+  /** The deleted rows among them. */
+  hiddenSql(): Promise<string>;
 }
 
 /** What Postgres computes of the heap's rows, and the columns that come back. */
@@ -77,14 +110,9 @@ export interface TableStats {
 }
 
 /** A table whose parts are at hand. */
-export interface OpenTable {
+export interface OpenTable extends LakePart {
   /** SQL of the heap's part; null when Postgres was not asked. */
   readonly heapSql: string | null;
-  /** SQL of the rest, with the same columns; null when there is none. */
-  readonly lakeSql: string | null;
-  /** SQL of the number of rows that `lakeSql` has, known without reading them; null when predicates left files out. */
-  readonly lakeCountSql: string | null;
-  readonly columns: readonly SeamColumn[];
   readonly stats: TableStats;
   /** Temporary tables of the session. */
   readonly temporary: readonly string[];
@@ -121,7 +149,9 @@ export class TableReader {
     lakeRead.catch(() => {});
     const releases: (() => void | Promise<void>)[] = [];
     try {
-      const heap = parts.heap ? await this.#heap(connection, session, request, parts.heap, signal) : null;
+      const readHeap = async (): Promise<Heap | null> =>
+        parts.heap ? this.#heap(connection, session, request, parts.heap, signal) : null;
+      let heap = request.partials ? null : await readHeap();
       const delta = parts.delta
         ? await this.#delta.open({
             connection,
@@ -139,12 +169,20 @@ export class TableReader {
       const merged = lake ? await this.#merge(session, lake, delta) : null;
       const lease = await this.#deletes.lease(merged ?? []);
       releases.push(() => lease.release());
-      const lakeSql = lakeSqlOf(request, lake, merged, lease.table, delta);
-      return {
-        heapSql: heap ? heap.sql : null,
-        lakeSql,
-        lakeCountSql: countSqlOf(request, merged, delta),
+      const part: LakePart = {
         columns: request.columns,
+        lakeSql: lakeSqlOf(request, lake, merged, lease.table, delta),
+        lakeCountSql: countSqlOf(request, merged, delta),
+        shared: !delta || delta.shared,
+        difference: differenceOf(request, lake, merged, lease, delta),
+      };
+      if (request.partials) {
+        request.partials.onLake(part);
+        heap = await readHeap();
+      }
+      return {
+        ...part,
+        heapSql: heap ? heap.sql : null,
         stats: statsOf(request, parts, heap, lake, delta),
         temporary: [...(heap ? [heap.table] : []), ...(delta && !delta.shared ? [delta.table] : [])],
         release: async () => {
@@ -164,8 +202,9 @@ export class TableReader {
     request: TableRequest,
     conditions: readonly string[],
     signal: AbortSignal | undefined,
-  ): Promise<{ table: string; rows: number; sql: string }> {
-    const { relation, columns, heapQuery } = request;
+  ): Promise<Heap> {
+    const { relation, columns } = request;
+    const heapQuery = request.partials?.heapQuery;
     const where = conditions.length === 0 ? "" : ` WHERE ${conditions.join(" AND ")}`;
     const plans = heapQuery?.columns ?? columns.map((c) => c.plan);
     const list = heapQuery?.select ?? selectList(plans);
@@ -202,6 +241,12 @@ export class TableReader {
       return positions ? { path: file.path, rows: file.rows, deletes: delta.union(file, positions) } : file;
     });
   }
+}
+
+interface Heap {
+  readonly table: string;
+  readonly rows: number;
+  readonly sql: string;
 }
 
 interface LakeRead {
@@ -260,19 +305,51 @@ function lakeSqlOf(
   deleteTable: string | null,
   delta: DeltaState | null,
 ): string | null {
-  const { relation, columns } = request;
   const parts: string[] = [];
   if (read && files && files.length > 0) {
-    const lake = must(relation.lake, "lake");
-    const where = keyBelow(relation, lake);
-    const fields = scanFields(relation, lake, read.metadata, columns);
-    parts.push(scanSql(files, fields, deleteTable, where === null ? {} : { where }));
+    const { fields, options } = scanOf(request, read);
+    parts.push(scanSql(files, fields, deleteTable, options));
   }
   if (delta) {
-    const list = columns.map((c) => `${duckIdent(`c${c.attnum}`)} AS ${duckIdent(c.spec.name)}`).join(", ");
+    const list = request.columns.map((c) => `${duckIdent(`c${c.attnum}`)} AS ${duckIdent(c.spec.name)}`).join(", ");
     parts.push(`SELECT ${list} FROM ${duckIdent(delta.table)} WHERE ${UPSERT}`);
   }
   return parts.length === 0 ? null : parts.join(" UNION ALL ");
+}
+
+function scanOf(request: TableRequest, read: LakeRead): { fields: ScanField[]; options: ScanOptions } {
+  const { relation, columns } = request;
+  const lake = must(relation.lake, "lake");
+  const where = keyBelow(relation, lake);
+  return { fields: scanFields(relation, lake, read.metadata, columns), options: where === null ? {} : { where } };
+}
+
+/** Deleted rows that are worth keeping beside: few among those of the files, and few at all. */
+const HIDDEN_SHARE = 0.1;
+const HIDDEN_ROWS = 1_000_000;
+
+/**
+ * To aggregate all rows and take the deleted ones off again costs less than to look each row up among the deleted: but the
+ * deleted rows must be read first, so only for deletes that were met before.
+ */
+function differenceOf(
+  request: TableRequest,
+  read: LakeRead | null,
+  files: readonly ScanFile[] | null,
+  lease: DeleteLease,
+  delta: DeltaState | null,
+): LakeDifference | null {
+  if (!read || !files || lease.table === null || lease.leases < 2 || request.columns.length === 0) return null;
+  const all = files.reduce((sum, f) => sum + Number(f.rows), 0);
+  if (lease.rows > HIDDEN_ROWS || lease.rows > all * HIDDEN_SHARE) return null;
+  const { fields, options } = scanOf(request, read);
+  const select = hiddenSql(files, fields, lease.table, options);
+  const bare = files.map(({ path, rows }) => ({ path, rows }));
+  return {
+    allSql: must(lakeSqlOf(request, read, bare, null, delta), "rows"),
+    id: lease.table,
+    hiddenSql: async () => `SELECT * FROM ${await lease.hidden(select, fields.length)}`,
+  };
 }
 
 /** Rows less deleted and hidden positions, and the delta's upserts. */
@@ -317,7 +394,7 @@ function statsOf(
     snapshotId: lake?.snapshotId ?? null,
     columns: request.columns.map((c) => c.spec.name),
     heapConditions: parts.heap ?? [],
-    heapAggregated: request.heapQuery !== undefined && heap !== null,
+    heapAggregated: request.partials !== undefined && heap !== null,
     heapRows: heap?.rows ?? 0,
     deltaRows: delta?.rows ?? 0,
     deltaCached: delta?.cached ?? false,
