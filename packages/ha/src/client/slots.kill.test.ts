@@ -33,13 +33,16 @@ describe.each([16, 18] as const)("Postgres %i", (major) => {
   /** The consumer confirms as it goes, until the standby's copy of the slot can be used. */
   async function consumeUntilReady(primary: FormationNode): Promise<void> {
     const standby = other(primary);
+    // The standby's keeper looks once a second; until then it cannot know of a slot made just now.
+    await clock.sleep(2_500);
+    const usable = major >= 17 ? `${SLOT} AND synced AND NOT temporary` : SLOT;
     await formation.waitFor(
       "the standby's slot",
       async () => {
         await primary.sql(`INSERT INTO t VALUES (${-++id})`);
         await primary.sql("SELECT pg_replication_slot_advance('cdc', pg_current_wal_flush_lsn())");
         await clock.sleep(700);
-        return (await standby.sql(SLOT)).length === 1 && (await slotsReady(standby)) && (await slotsReady(primary));
+        return (await standby.sql(usable)).length === 1 && (await slotsReady(standby)) && (await slotsReady(primary));
       },
       60_000,
     );
