@@ -59,6 +59,8 @@ async function copyRows(ctx: MoverContext, connection: RawConnection, request: C
       connection,
       source: `(select ${selectList(plans)} from only ${table})`,
       columns: plans,
+      // While a batch is hashed and appended nothing is read: small ones, so that the server does not wait for it.
+      batchRows: 16_384,
       ...(ctx.signal ? { signal: ctx.signal } : {}),
     });
     for await (const batch of rows) {
