@@ -22,6 +22,7 @@ import { displayName, type MovedColumn, movedColumns, type MoverContext, withFre
 import { schemaDrift } from "../schema-drift.ts";
 import { filesToJson } from "./file-json.ts";
 import { batchedStager } from "./flush.ts";
+import { putLeaves, readLeaves } from "./leaves.ts";
 
 export interface CopyProgress {
   readonly rows: bigint;
@@ -67,6 +68,12 @@ export async function planParts(tx: Db, relationId: bigint, relid: number): Prom
        generate_series(0::bigint, l.blocks - 1, $3::bigint) b`,
     [relationId.toString(), relid, PART_BLOCKS],
   );
+}
+
+/** Writes down the leaves that the copy is of. After the row of the mirrored table is there. */
+export async function noteLeaves(tx: Db, relationId: bigint, relid: number): Promise<void> {
+  const seen = (await readLeaves(tx, [relid])).get(relid);
+  await putLeaves(tx, relationId, seen?.leaves ?? new Map());
 }
 
 /** True when all parts are there; false when another process copies this table. Throws what a part cannot be read for. */

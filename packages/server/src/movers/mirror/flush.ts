@@ -19,9 +19,10 @@ import {
 import { fileLog, type MoverContext } from "../context.ts";
 import { commitPatiently } from "../publish.ts";
 import { type Applied, Applier, needsIndex } from "./apply.ts";
-import type { Segment, TableShape } from "./change-log.ts";
+import { OP, type Segment, type TableShape } from "./change-log.ts";
 import type { KeyIndex } from "./key-index.ts";
 import { LakeState } from "./lake-state.ts";
+import { noteTruncated } from "./leaves.ts";
 import type { MirrorTable } from "./mirror-table.ts";
 import { discerner } from "./resolve.ts";
 import { CachedManifests } from "./manifests.ts";
@@ -174,6 +175,7 @@ export class Flusher {
       summary: summaryOf(input),
       onFile,
       source: this.#manifests,
+      initialText: (id) => table.relation.columns.find((c) => c.fieldId === id)?.initialDefault ?? null,
       updates: table.pending?.updates ?? [],
     });
     return { table, applied, written, segments };
@@ -255,6 +257,12 @@ export class Flusher {
       if (table.pending !== null) await putColumns(tx, table.relation.relationId, table.pending.columns);
       if (table.phase === "copied") await joined(tx, table);
     }
+    const truncated = ready.filter((p) => p.segments.some((s) => s.ops.includes(OP.truncate)));
+    if (truncated.length > 0)
+      await noteTruncated(
+        tx,
+        truncated.map((p) => p.table.relation.relationId),
+      );
     if (++this.#flushes % 60 === 0) {
       await tx.query("delete from spillway.journal where kind = 'mirror' and phase = 'committed' and op_id < $1", [
         (opId - KEPT_OPS).toString(),

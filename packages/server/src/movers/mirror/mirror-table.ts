@@ -2,16 +2,20 @@
 import type { SpillwayError } from "@spillway/base/errors";
 import type { Lsn } from "@spillway/base/lsn";
 import type { TableUpdate } from "@spillway/lake/commit";
+import type { Schema } from "@spillway/lake/model";
 import type { Relation, RelationColumn } from "../../catalog/catalog.ts";
 import { displayName } from "../context.ts";
 import type { JoinLsns } from "./apply.ts";
 import type { Segment, TableShape } from "./change-log.ts";
 import type { Block, LakeState } from "./lake-state.ts";
+import type { Leaves, SeenLeaves } from "./leaves.ts";
 import type { Feed } from "./sink.ts";
 import type { MirrorPhase, MirrorTableRow } from "./state.ts";
 
 /** A change of the columns that the next flush takes along. */
 export interface PendingSchema {
+  readonly schema: Schema;
+  readonly lastColumnId: number;
   readonly updates: readonly TableUpdate[];
   readonly columns: readonly RelationColumn[];
 }
@@ -21,6 +25,8 @@ export class MirrorTable {
   phase: MirrorPhase;
   holdLsn: Lsn | null;
   copyOp: bigint | null;
+  /** The first snapshot of the copy; null before it. */
+  copyLsn: Lsn | null;
   /** Transactions whose commit lies before it are in the lake already; null before the table has joined. */
   f: Lsn | null;
   readonly feed: Feed;
@@ -33,6 +39,9 @@ export class MirrorTable {
   replaced: readonly Block[] = [];
   join: JoinLsns | null = null;
   pending: PendingSchema | null = null;
+  /** What its leaves were when they were last looked at, and something that is not explained yet. */
+  leaves: Leaves | null = null;
+  suspect: SeenLeaves | null = null;
   /** What has made it unfit; the next flush writes it down. */
   failure: SpillwayError | null = null;
 
@@ -41,8 +50,9 @@ export class MirrorTable {
     this.phase = row.phase;
     this.holdLsn = row.holdLsn;
     this.copyOp = row.copyOp;
+    this.copyLsn = row.copyLsn;
     this.f = row.f;
-    this.feed = { oid: row.relation.relid, log: null };
+    this.feed = { oid: row.relation.relid, log: null, truncates: 0 };
   }
 
   get name(): string {
@@ -59,6 +69,13 @@ export class MirrorTable {
     if (this.phase === "copying" || row.phase === "needs_copy") this.phase = row.phase;
     if (this.phase !== "live") this.holdLsn = row.holdLsn;
     this.copyOp = row.copyOp;
+    this.copyLsn = row.copyLsn;
+  }
+
+  /** Whether the copy has, or will have, everything that a transaction with this commit did. */
+  isCopiedAfter(commit: Lsn | null): boolean {
+    if (commit === null || (this.phase !== "copying" && this.phase !== "copied")) return false;
+    return this.copyLsn === null || commit < this.copyLsn;
   }
 
   forgetLake(): void {

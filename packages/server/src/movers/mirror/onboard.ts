@@ -21,7 +21,7 @@ import { lockingTransaction, type MoverContext, stager } from "../context.ts";
 import { firstColumns, lakeSchema } from "../lake-shape.ts";
 import { withLockRetries } from "../register.ts";
 import { findTable, readTableFacts, type TableFacts } from "../table-facts.ts";
-import { COPY_EPOCH, copyTable, type CopyOptions, planParts } from "./copy.ts";
+import { COPY_EPOCH, copyTable, type CopyOptions, noteLeaves, planParts } from "./copy.ts";
 import { requireMirrorable } from "./mirror-checks.ts";
 import { ensureMirror, hasAddTableFix } from "./slot.ts";
 import type { MirrorRow } from "./state.ts";
@@ -191,6 +191,7 @@ async function install(tx: pg.Client, i: Install): Promise<bigint> {
   await requireMirrorable(tx, await readTableFacts(tx, facts.relid), i.serverVersion);
   const relationId = await insertRows(tx, i);
   await planParts(tx, relationId, facts.relid);
+  await noteLeaves(tx, relationId, facts.relid);
   const published = await tx.query(
     "select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid where p.pubname = $1 and r.prrelid = $2",
     [i.mirror.publicationName, facts.relid],

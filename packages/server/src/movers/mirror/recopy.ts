@@ -15,7 +15,6 @@ import {
   loadRelation,
   openOp,
   putColumns,
-  readTableColumns,
   type Relation,
   type RelationColumn,
   type TableColumn,
@@ -25,7 +24,7 @@ import { displayName, lockingTransaction, type MoverContext } from "../context.t
 import { publish } from "../publish.ts";
 import { withLockRetries } from "../register.ts";
 import { readTableFacts } from "../table-facts.ts";
-import { COPY_EPOCH, planParts } from "./copy.ts";
+import { COPY_EPOCH, noteLeaves, planParts } from "./copy.ts";
 import { requireMirrorable } from "./mirror-checks.ts";
 
 /** Why a table stopped, where copying it again is all that is to be done: the worker does it by itself. */
@@ -54,6 +53,7 @@ export async function restartCopy(ctx: MoverContext, relationId: bigint, serverV
     lockingTransaction(ctx, async (tx) => {
       await abandonOldCopy(tx, relationId);
       await planParts(tx, relationId, relation.relid);
+      await noteLeaves(tx, relationId, relation.relid);
       await tx.query(
         `update spillway.relation set schema_name = $2, table_name = $3, pk_attnums = $4::int2[] where relation_id = $1`,
         [relationId.toString(), facts.schemaName, facts.tableName, facts.primaryKey?.attnums ?? []],

@@ -6,23 +6,19 @@ import { messageOf, SpillwayError } from "@spillway/base/errors";
 import { faultPoint } from "@spillway/base/fault";
 import { formatLsn, type Lsn, minLsn } from "@spillway/base/lsn";
 import { canReadBinary } from "@spillway/pg/columns/plan";
-import { evictSlotHolder } from "@spillway/pg/replication/evict";
 import { type PgRelation, PgOutputDecoder } from "@spillway/pg/replication/pgoutput";
-import {
-  DEFAULT_REPLICATION_TIMEOUTS,
-  identifySystem,
-  readSlot,
-  timelineHistory,
-} from "@spillway/pg/replication/session";
+import { identifySystem } from "@spillway/pg/replication/session";
 import { ReplicationStream } from "@spillway/pg/replication/stream";
-import { connectRaw } from "@spillway/pg/wire/connect-raw";
 import type { RawConnection } from "@spillway/pg/wire/connection";
 import { readTableColumns } from "../../catalog/catalog.ts";
 import type { MoverContext } from "../context.ts";
 import { ChangeLog } from "./change-log.ts";
 import { Confirmations, flushedEverywhere, walPosition } from "./confirm.ts";
 import { Flusher } from "./flush.ts";
+import { followStream } from "./follow-stream.ts";
+import { watchLeaves } from "./watch.ts";
 import { MirrorTable, withoutApplied } from "./mirror-table.ts";
+import { canStreamBinary, gapFaults, openReplication, timelineFaults } from "./preflight.ts";
 import { type FeedState, MirrorSink, type SinkHost } from "./sink.ts";
 import { shapeOf, signatureOf } from "./shape.ts";
 import { stageLogs } from "./staging.ts";
@@ -51,6 +47,10 @@ export interface SessionEvents {
 export class SessionRestart extends Error {}
 
 const TICK_MS = 20;
+/** Reading stops when so much came since the logs were last cut or staged. */
+const MAX_BYTES = 64 << 20;
+/** Transactions between two looks at how much is buffered. */
+const LOOK_EVERY = 64;
 const RELOAD_EVERY_MS = 1000;
 const CONFIRM_EVERY_MS = 200;
 
@@ -66,20 +66,23 @@ export class MirrorSession {
   #decoder: PgOutputDecoder<FeedState>;
   #stream: ReplicationStream | null = null;
   #timeline = 0;
+  #binary = false;
   #f: Lsn = 0n;
   /** Tables that this session has known at any time. */
   readonly #seen = new Set<number>();
   /** Messages that came while a relation is being looked up. */
   readonly #held: Buffer[] = [];
   #blocked: PgRelation<FeedState> | null = null;
-  #unblocking: Promise<void> | null = null;
   #error: unknown = null;
   readonly #pauses = new Set<string>();
   #flushWanted = false;
+  /** Of messages since the logs were last cut or staged. */
+  #bytes = 0;
   #lastFlushMs = 0;
   #lastIdleMs = 0;
   #lastConfirmMs = 0;
   #lastReloadMs = 0;
+  #lastWatchMs = 0;
   #cutTime: bigint | null = null;
 
   constructor(ctx: MoverContext, mirror: MirrorRow, settings: PumpSettings, events: SessionEvents = {}) {
@@ -103,7 +106,7 @@ export class MirrorSession {
 
   /** Streams until the signal ends it (what was received is flushed first) or something fails, which is thrown. */
   async run(signal: AbortSignal): Promise<void> {
-    const connection = await this.#connect(signal);
+    const connection = await openReplication(this.#ctx, this.#mirror, signal);
     try {
       await this.#start(connection);
       await this.#loop(signal);
@@ -113,33 +116,6 @@ export class MirrorSession {
     }
   }
 
-  async #connect(signal: AbortSignal): Promise<RawConnection> {
-    const { conninfo, applicationName, clock } = this.#ctx;
-    const sql = await connectRaw(conninfo, { applicationName, signal });
-    try {
-      const slot = await readSlot(sql, this.#mirror.slotName);
-      if (slot === null || slot.invalidationReason !== null) {
-        const why = slot === null ? "is gone" : `was invalidated: ${slot.invalidationReason}`;
-        throw new SpillwayError("mirror_slot_lost", `the slot ${this.#mirror.slotName} ${why}`);
-      }
-      if (slot.active) {
-        const ms = await evictSlotHolder({ sql, slot: this.#mirror.slotName, clock, signal });
-        this.#ctx.log.warn("mirror.evicted", { slot: this.#mirror.slotName, ms: Math.round(ms) });
-      }
-    } finally {
-      await sql.close();
-    }
-    return connectRaw(conninfo, {
-      applicationName,
-      replication: "database",
-      settings: {
-        wal_sender_timeout: DEFAULT_REPLICATION_TIMEOUTS.walSenderTimeoutMs,
-        tcp_user_timeout: DEFAULT_REPLICATION_TIMEOUTS.tcpUserTimeoutMs,
-      },
-      signal,
-    });
-  }
-
   async #start(connection: RawConnection): Promise<void> {
     const { systemId, timeline } = await identifySystem(connection);
     if (systemId !== this.#mirror.systemId) {
@@ -147,17 +123,13 @@ export class MirrorSession {
     }
     this.#timeline = timeline;
     await this.#reload();
-    const history = await timelineHistory(connection, timeline);
-    for (const table of this.#tables.values()) {
-      const was = table.relation.seam.fTimeline;
-      if (table.phase !== "live" || was === null || was === timeline) continue;
-      const left = history.find((h) => h.timeline === was);
-      if (left !== undefined && (table.f ?? 0n) <= left.switchedAt) continue;
-      const text = `the lake is at ${formatLsn(table.f ?? 0n)} of timeline ${was}, which this server left before`;
-      await this.#stop(table, new SpillwayError("mirror_timeline", text));
-    }
-    await this.#requireNoGap(connection);
-    const binary = await this.#isBinary();
+    const tables = [...this.#tables.values()];
+    const faults = [
+      ...(await timelineFaults(connection, tables, timeline)),
+      ...(await gapFaults(connection, this.#mirror, tables)),
+    ];
+    for (const { table, error } of faults) if (table.failure === null) await this.#stop(table, error);
+    const binary = (this.#binary = await canStreamBinary(this.#ctx, tables));
     this.#f = this.#startLsn();
     this.#sink = new MirrorSink(this.#host(), this.#f);
     this.#decoder = new PgOutputDecoder(this.#sink);
@@ -176,33 +148,9 @@ export class MirrorSession {
     this.#ctx.log.info("mirror.streaming", { slot: this.#mirror.slotName, from: formatLsn(this.#f), binary });
   }
 
-  /** The slot may not have been confirmed beyond what the lake has. */
-  async #requireNoGap(connection: RawConnection): Promise<void> {
-    const slot = await readSlot(connection, this.#mirror.slotName);
-    const confirmed = slot?.confirmedFlushLsn ?? null;
-    if (confirmed === null)
-      throw new SpillwayError("mirror_slot_lost", `the slot ${this.#mirror.slotName} has no position`);
-    for (const table of this.#tables.values()) {
-      const needs = table.phase === "live" ? table.f : table.phase === "needs_copy" ? null : table.holdLsn;
-      if (needs === null || confirmed <= needs) continue;
-      // A table whose copy began later than the slot was last confirmed needs nothing from before.
-      const text = `the slot was confirmed up to ${formatLsn(confirmed)}, ${table.name} needs it from ${formatLsn(needs)}`;
-      await this.#stop(table, new SpillwayError("mirror_gap", text));
-    }
-  }
-
   #startLsn(): Lsn {
     const live = [...this.#tables.values()].filter((t) => t.phase === "live" && t.f !== null).map((t) => t.f ?? 0n);
     return live.length === 0 ? this.#mirror.startLsn : live.reduce(minLsn);
-  }
-
-  /** Binary only where every column of every table can be read so. */
-  async #isBinary(): Promise<boolean> {
-    for (const { relation } of this.#tables.values()) {
-      const columns = await this.#ctx.pool.withClient((c) => readTableColumns(c, relation.relid));
-      if (!canReadBinary(columns.map((c) => c.copyPlan))) return false;
-    }
-    return this.#tables.size > 0;
   }
 
   /** What the catalog says of the tables by now. */
@@ -261,7 +209,8 @@ export class MirrorSession {
         if (prefix === "spillway.flush") this.#flushWanted = true;
       },
       committed: () => {
-        if (this.#bufferedRows() > this.#settings.maxBufferedRows) this.#flushWanted = true;
+        if (this.#sink.transactions % LOOK_EVERY === 0 && this.#bufferedRows() > this.#settings.maxBufferedRows)
+          this.#flushWanted = true;
       },
     };
   }
@@ -279,11 +228,10 @@ export class MirrorSession {
   #block(relation: PgRelation<FeedState>): void {
     this.#blocked = relation;
     this.#pause("relation");
-    this.#unblocking = this.#resolve(relation)
+    void this.#resolve(relation)
       .then((state) => {
         relation.state = state;
         this.#blocked = null;
-        this.#unblocking = null;
         this.#drain();
       })
       .catch((error: unknown) => {
@@ -296,22 +244,40 @@ export class MirrorSession {
     const table = this.#tables.get(relation.oid);
     // Of no table that is mirrored: it left the publication, or was registered by nobody.
     if (!table)
-      return { feed: { oid: relation.oid, log: null }, shape: { attnums: [], plans: [], fields: [], keyAt: [] } };
+      return {
+        feed: { oid: relation.oid, log: null, truncates: 0 },
+        shape: { attnums: [], plans: [], fields: [], keyAt: [] },
+      };
     const now = await this.#ctx.pool.withClient((c) => readTableColumns(c, relation.oid));
     try {
-      const shape = shapeOf(relation, table.relation, now);
+      let shape = shapeOf(relation, table.relation, now);
+      if (shape === null && table.isFed) {
+        await followStream(this.#ctx, table, relation);
+        // What was known of the columns before is not to be met again.
+        table.shapes.clear();
+        shape = shapeOf(relation, table.relation, now);
+      }
       if (shape === null)
         throw new SpillwayError("mirror_schema_ambiguous", `the columns of ${table.name} have changed`);
+      // The stream was begun without this table: values that cannot be read in binary must come as text.
+      if (this.#binary && !canReadBinary(shape.plans)) throw new SessionRestart();
       table.shapes.set(signatureOf(relation), shape);
       return this.#known(relation) ?? { feed: table.feed, shape };
     } catch (error) {
       if (!(error instanceof SpillwayError)) throw error;
+      const nothing = { attnums: [], plans: [], fields: [], keyAt: [] };
+      // Columns of a time before the copy: the copy has what was done under them.
+      if (table.isCopiedAfter(this.#sink.openCommit)) {
+        return { feed: { oid: relation.oid, log: null, truncates: 0 }, shape: nothing };
+      }
       if (table.isFed) await this.#stop(table, error);
-      return { feed: table.feed, shape: { attnums: [], plans: [], fields: [], keyAt: [] } };
+      return { feed: table.feed, shape: nothing };
     }
   }
 
   #change(buffer: Buffer, start: number, end: number): void {
+    this.#bytes += end - start;
+    if (this.#bytes > MAX_BYTES) this.#pause("memory");
     if (this.#blocked !== null || this.#held.length > 0) this.#held.push(Buffer.from(buffer.subarray(start, end)));
     else this.#decoder.decode(buffer, start, end);
   }
@@ -333,6 +299,12 @@ export class MirrorSession {
     if (this.#pauses.delete(why) && this.#pauses.size === 0) this.#stream?.resume();
   }
 
+  /** There is room again. */
+  #drained(): void {
+    this.#bytes = 0;
+    this.#resume("memory");
+  }
+
   /** Rows in memory that no flush has taken. */
   #bufferedRows(): number {
     let rows = 0;
@@ -346,16 +318,24 @@ export class MirrorSession {
     for (;;) {
       if (this.#error !== null) throw this.#failure();
       const nowMs = clock.monotonicMs();
-      const due = this.#flushWanted || nowMs - this.#lastFlushMs >= this.#settings.flushIntervalMs;
+      const due =
+        this.#flushWanted || this.#pauses.has("memory") || nowMs - this.#lastFlushMs >= this.#settings.flushIntervalMs;
       const canCut = this.#sink.isAtCommit && this.#blocked === null && this.#held.length === 0;
       if (signal.aborted) {
         if (canCut) await this.#flush(true);
         return;
       }
       if (due && canCut) await this.#flush(false);
-      if (this.#bufferedRows() > this.#settings.maxBufferedRows) await this.#stage();
+      if (this.#pauses.has("memory") || this.#bufferedRows() > this.#settings.maxBufferedRows) await this.#stage();
       if (nowMs - this.#lastConfirmMs >= CONFIRM_EVERY_MS) await this.#confirm();
-      if (nowMs - this.#lastReloadMs >= RELOAD_EVERY_MS) await this.#reload();
+      if (nowMs - this.#lastReloadMs >= RELOAD_EVERY_MS) {
+        await this.#reload();
+      }
+      if (nowMs - this.#lastWatchMs >= RELOAD_EVERY_MS) {
+        this.#lastWatchMs = nowMs;
+        const strange = await watchLeaves(this.#ctx, [...this.#tables.values()], this.#f);
+        for (const { table, error } of strange) await this.#stop(table, error);
+      }
       await clock.sleep(TICK_MS, signal);
     }
   }
@@ -373,19 +353,22 @@ export class MirrorSession {
     this.#lastFlushMs = startMs;
     const { lsn, time } = this.#sink.last;
     const parts = this.#cut();
+    this.#drained();
     const tables = [...this.#tables.values()];
     const joining = tables.filter((t) => t.phase === "copied" && t.failure === null);
     const failed = tables.filter((t) => t.failure !== null && t.phase !== "needs_copy");
     for (const table of failed) if (table.failure) await this.#stop(table, table.failure);
-    const hasWork = parts.length > 0 || joining.length > 0;
+    const hasWork =
+      parts.length > 0 || joining.length > 0 || tables.some((t) => t.pending !== null && t.phase === "live");
     const live = tables.filter((t) => t.phase === "live" && t.failure === null);
     const isIdleDue = startMs - this.#lastIdleMs >= this.#settings.idleIntervalMs || last;
     if (!hasWork && (lsn <= this.#f || !isIdleDue || live.length === 0)) {
-      if (live.length === 0 && lsn > this.#f) this.#idleWithoutTables(lsn);
+      if (live.length === 0 && lsn > this.#f && isIdleDue) this.#idleWithoutTables(lsn, startMs);
       return;
     }
     this.#lastIdleMs = startMs;
-    for (const table of joining) if (!parts.some((p) => p.table === table)) parts.push({ table, segments: [] });
+    for (const table of joining.concat(tables.filter((t) => t.pending !== null && t.isFed && t.phase === "live")))
+      if (!parts.some((p) => p.table === table)) parts.push({ table, segments: [] });
     if (joining.length > 0) faultPoint("mirror.before_join");
     this.#cutTime = time ?? this.#cutTime;
     const result = await this.#flusher.flush({
@@ -400,13 +383,13 @@ export class MirrorSession {
     const after = await this.#ctx.pool.withClient((c) => walPosition(c));
     this.#confirmations.add(lsn, after);
     for (const table of tables) if (table.failure !== null) this.#sink.drop(table.feed);
-    await this.#reload();
     await this.#confirm();
     this.#events.onFlush?.({ ...result, ms: clock.monotonicMs() - startMs });
   }
 
   /** With no live table there is no F: the slot goes on by itself, unless a copy holds it. */
-  #idleWithoutTables(lsn: Lsn): void {
+  #idleWithoutTables(lsn: Lsn, nowMs: number): void {
+    this.#lastIdleMs = nowMs;
     this.#f = lsn;
     this.#confirmations.add(lsn, 0n);
   }
@@ -421,10 +404,16 @@ export class MirrorSession {
     });
   }
 
-  /** Tells the slot what is safe, as far as no copy still needs what comes before. */
+  /**
+   * Tells the slot what is safe, as far as no copy still needs what comes before. The catalog is read first: a table that was
+   * registered since has its snapshot later than everything that was cut before this.
+   */
   async #confirm(): Promise<void> {
     this.#lastConfirmMs = this.#ctx.clock.monotonicMs();
     if (this.#confirmations.waiting === 0) return;
+    await this.#reload();
+    // Another session is due, which knows tables that this one does not: it will confirm.
+    if (this.#error !== null) return;
     const flushed = await this.#ctx.pool.withClient((c) => flushedEverywhere(c));
     const safe = this.#confirmations.take(flushed);
     if (safe === null) return;
@@ -451,6 +440,7 @@ export class MirrorSession {
       await stageLogs(this.#ctx, logs);
       faultPoint("mirror.staged");
     } finally {
+      this.#drained();
       this.#resume("staging");
     }
   }

@@ -6,7 +6,6 @@ import { must } from "@spillway/base/assert";
 import { takeRows } from "@spillway/base/batch";
 import type { Column, ColumnBatch, FixedColumn } from "@spillway/base/columns";
 import { SpillwayError } from "@spillway/base/errors";
-import type { TableMetadata } from "@spillway/lake/model";
 import { columnBuilder } from "@spillway/pg/columns/plan";
 import type { PgRelation } from "@spillway/pg/replication/pgoutput";
 import { liveColumns, type Relation, type TableColumn } from "../../catalog/catalog.ts";
@@ -58,8 +57,7 @@ export function convertRows(
   rows: ColumnBatch,
   from: TableShape,
   to: TableShape,
-  metadata: TableMetadata,
-  initialText: (fieldId: number) => string | null = () => null,
+  initialText: (fieldId: number) => string | null,
 ): ColumnBatch {
   if (from === to) return rows;
   const columns = to.fields.map((field, i): Column => {

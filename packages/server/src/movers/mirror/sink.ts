@@ -12,6 +12,8 @@ export interface Feed {
   readonly oid: number;
   /** Null: its changes are thrown away. */
   log: ChangeLog | null;
+  /** TRUNCATEs that were seen. */
+  truncates: number;
 }
 
 /** What the sink keeps at a relation of the stream. */
@@ -61,6 +63,11 @@ export class MirrorSink implements PgOutputSink<FeedState> {
   /** Whether everything in the logs is committed. */
   get isAtCommit(): boolean {
     return this.#open === null;
+  }
+
+  /** The commit record of the transaction under way; null between transactions, and within a streamed one. */
+  get openCommit(): Lsn | null {
+    return this.#open;
   }
 
   get last(): LastCommit {
@@ -115,7 +122,10 @@ export class MirrorSink implements PgOutputSink<FeedState> {
   }
 
   onTruncate(relations: readonly PgRelation<FeedState>[], _cascade: boolean, _restart: boolean, xid: number): void {
-    for (const relation of relations) this.#change(relation, (log) => log.truncate(xid));
+    for (const relation of relations) {
+      if (relation.state) relation.state.feed.truncates++;
+      this.#change(relation, (log) => log.truncate(xid));
+    }
   }
 
   onMessage(transactional: boolean, lsn: Lsn, prefix: string, content: Buffer): void {

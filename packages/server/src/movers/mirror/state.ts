@@ -19,6 +19,8 @@ export interface MirrorTableRow {
   readonly phase: MirrorPhase;
   readonly holdLsn: Lsn | null;
   readonly copyOp: bigint | null;
+  /** The LSN of the first snapshot of the copy. */
+  readonly copyLsn: Lsn | null;
   readonly f: Lsn | null;
   readonly fTimeline: number | null;
 }
@@ -51,7 +53,10 @@ export async function loadMirrorTables(db: Db): Promise<MirrorTableRow[]> {
     phase: MirrorPhase;
     hold_lsn: string | null;
     copy_op: string | null;
-  }>("select relation_id, phase, hold_lsn::text as hold_lsn, copy_op from spillway.mirror_table");
+    copy_lsn: string | null;
+  }>(`select t.relation_id, t.phase, t.hold_lsn::text as hold_lsn, t.copy_op,
+        (select min(r.snapshot_lsn)::text from spillway.mirror_range r where r.relation_id = t.relation_id) as copy_lsn
+      from spillway.mirror_table t`);
   if (rows.length === 0) return [];
   const relations = new Map((await loadRelations(db)).map((r) => [r.relationId, r]));
   return rows.flatMap((row) => {
@@ -62,6 +67,7 @@ export async function loadMirrorTables(db: Db): Promise<MirrorTableRow[]> {
       phase: row.phase,
       holdLsn: row.hold_lsn === null ? null : parseLsn(row.hold_lsn),
       copyOp: row.copy_op === null ? null : BigInt(row.copy_op),
+      copyLsn: row.copy_lsn === null ? null : parseLsn(row.copy_lsn),
       f: relation.seam.fLsn === null ? null : parseLsn(relation.seam.fLsn),
       fTimeline: relation.seam.fTimeline,
     };

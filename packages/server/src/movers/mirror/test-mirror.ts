@@ -14,11 +14,13 @@ import { readMetadata } from "@spillway/lake/metadata";
 import type { TableMetadata } from "@spillway/lake/model";
 import { planScan } from "@spillway/lake/scan/scan";
 import { localPathOf } from "@spillway/lake/store/store";
+import { textOf } from "@spillway/pg/columns/text-out";
 import { quoteIdent as q } from "@spillway/pg/quote";
 import type pg from "pg";
-import { init, loadLakeTableByName } from "../../catalog/catalog.ts";
-import { duckIdent, duckLiteral } from "../../engine/engine.ts";
+import { init, loadLakeTableByName, loadRelationByName } from "../../catalog/catalog.ts";
+import { duckIdent, duckLiteral, readDataFiles } from "../../engine/engine.ts";
 import type { MoverContext } from "../context.ts";
+import { knownFields } from "../fold-fields.ts";
 import type { PumpSettings } from "./pump.ts";
 
 export const TEST_SETTINGS: PumpSettings = {
@@ -87,4 +89,30 @@ export async function heapRows(client: pg.ClientBase, table: string, columns: re
   const list = columns.map((c) => `${q(c)}::text`).join(", ");
   const { rows } = await client.query<unknown[]>({ text: `select ${list} from ${q(table)}`, rowMode: "array" });
   return rows.map((row) => JSON.stringify(row)).toSorted();
+}
+
+/** The rows of the current snapshot under the current columns, as the engine reads them: for tables whose columns changed. */
+export async function currentRows(ctx: MoverContext, client: pg.ClientBase, table: string): Promise<string[]> {
+  const relation = must(await loadRelationByName(client, "public", table), table);
+  const metadata = await lakeMetadata(ctx, table);
+  const known = knownFields(relation, metadata).filter((f) => f.live);
+  const order = relation.columns
+    .filter((c) => !c.dropped)
+    .map((c) =>
+      must(
+        known.find((f) => f.attnum === c.attnum),
+        c.name,
+      ),
+    );
+  const plan = await planScan({ store: ctx.store, metadata });
+  const loader = new DeleteLoader(ctx.store);
+  const out: string[] = [];
+  for (const { dataFile, deletes } of plan.tasks) {
+    const dead = (await loader.load(deletes)).get(dataFile.path) ?? null;
+    const files = [{ path: must(localPathOf(dataFile.path), "local"), rows: dataFile.recordCount, deletes: dead }];
+    for await (const batch of readDataFiles({ engine: ctx.engine, files, fields: order.map((f) => f.scan) })) {
+      for (let i = 0; i < batch.length; i++) out.push(JSON.stringify(batch.columns.map((c) => textOf(c, i))));
+    }
+  }
+  return out.toSorted();
 }

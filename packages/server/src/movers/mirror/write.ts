@@ -34,6 +34,8 @@ export interface WriteRequest {
   readonly summary: Readonly<Record<string, string>>;
   readonly onFile: (path: string) => Promise<void>;
   readonly source: ManifestSource;
+  /** What rows from before a column read in it, by field id. */
+  readonly initialText: (fieldId: number) => string | null;
   /** Schema changes that come with it. */
   readonly updates: readonly TableUpdate[];
 }
@@ -127,7 +129,7 @@ async function collect(request: WriteRequest): Promise<Change> {
       const dead = applied.dead.get(bits);
       const filled = await missing.fill(ctx, state, segment, (row) => !isDead(dead, row));
       const alive = rows === null ? filled : takeRows(filled, rows);
-      yield convertRows(alive, segment.shape, shape, state.metadata);
+      yield convertRows(alive, segment.shape, shape, request.initialText);
     }
   }
   const files =
