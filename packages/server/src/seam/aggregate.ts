@@ -2,7 +2,7 @@
  * Aggregates that can be computed in parts: Postgres aggregates the heap's rows, DuckDB the lake's, and the statement
  * combines the two. Shipping rows from the heap costs several times what counting them there does.
  *
- * Only for a SELECT of one table whose whole WHERE Postgres understands as DuckDB does, grouped by plain columns (or
+ * Only for a SELECT of one table (or one joined to plain ones: `planJoined`) whose whole WHERE Postgres understands as DuckDB does, grouped by plain columns (or
  * not at all), and only count(*), count, sum, min, max and avg of plain columns, without DISTINCT, FILTER or ORDER BY. Sums
  * of integers and decimals are exact; of float8 as exact as any order of addition is.
  */
@@ -12,7 +12,7 @@ import type { JsonValue } from "@spillway/lake/json";
 import type { PgColumnPlan, WireFormat } from "@spillway/pg/columns/plan";
 import { quoteIdent } from "@spillway/pg/quote";
 import { duckIdent } from "../engine/engine.ts";
-import { type AstNode, isNode, nodesOf, type TableRef, textOf, textsOf } from "./ast.ts";
+import { type AstNode, isNode, nodesOf, type TableRef, textOf, textsOf, walk } from "./ast.ts";
 import type { Partial, Shape } from "./partials.ts";
 import { type Predicate, toPgCondition } from "./predicates.ts";
 import type { SeamColumn } from "./resolve.ts";
@@ -38,52 +38,155 @@ const GROUPABLE = new Set([16, 20, 21, 23, 25, 26, 1043, 1082, 1083, 1114, 1184,
 
 /** Null when the statement is not of that shape. */
 export function planAggregate(node: AstNode, ref: TableRef, request: TableRequest): AggregatePlan | null {
-  const from = node["from_table"];
-  if (node["type"] !== "SELECT_NODE" || from !== ref.node || !request.relation.lake) return null;
-  const ctes = isNode(node["cte_map"]) ? nodesOf(node["cte_map"]["map"]) : [];
-  if (ctes.length > 0 || isNode(node["sample"]) || isNode(node["qualify"]) || isNode(ref.node["sample"])) return null;
-  const sets = node["group_sets"];
-  if (node["aggregate_handling"] !== "STANDARD_HANDLING" || (Array.isArray(sets) && sets.length > 1)) return null;
-  if (request.predicates.some((p) => toPgCondition(p) === null)) return null;
+  if (node["from_table"] !== ref.node || !request.relation.lake || !isPlainSelect(node)) return null;
+  if (isNode(ref.node["sample"]) || request.predicates.some((p) => toPgCondition(p) === null)) return null;
   const lookup = lookupOf(ref, request);
   const groups = groupsOf(node, lookup);
   if (groups === null) return null;
-  const shape: Shape = { groups, partials: new Map() };
-  const places: {
-    readonly parent: AstNode;
-    readonly key: string;
-    readonly at: number | null;
-    readonly node: AstNode;
-  }[] = [];
-  const collect = (value: JsonValue | undefined, parent: AstNode, key: string, at: number | null): boolean => {
-    if (Array.isArray(value)) return value.every((item, i) => collect(item, parent, key, i));
-    if (!isNode(value)) return true;
-    if (value["class"] === "COLUMN_REF") return isGroup(value, groups, lookup);
-    if (["SUBQUERY", "STAR", "WINDOW", "LAMBDA", "PARAMETER", "COLLATE"].includes(textOf(value["class"]))) return false;
-    const aggregate = aggregateOf(value, lookup);
-    if (aggregate === "no") return false;
-    if (aggregate !== "none") {
-      for (const p of aggregate.partials) shape.partials.set(p.name, p);
-      places.push({ parent, key, at, node: aggregate.combine(value) });
-      return true;
-    }
-    return Object.keys(value).every((k) => collect(value[k], value, k, null));
-  };
-  const parts = ["select_list", "having", "modifiers"];
-  if (!parts.every((key) => collect(node[key], node, key, null)) || shape.partials.size === 0) return null;
+  const gathered = gather(node, lookup, ref.alias, (names) => isGroup(names, groups, lookup));
+  return gathered && planOfShape({ groups, partials: gathered.partials }, request, gathered.rewrite, node);
+}
+
+function planOfShape(
+  shape: Shape,
+  request: TableRequest,
+  rewrite: () => void,
+  filtered: AstNode | null,
+): AggregatePlan | null {
+  // Names of the partials begin like this.
+  if (shape.partials.size === 0 || shape.groups.some((g) => g.spec.name.startsWith("__"))) return null;
   return {
     heapQuery: heapQueryOf(shape),
     shape,
     predicates: request.predicates,
     rewrite: () => {
-      for (const place of places) {
-        const target = place.parent[place.key];
-        if (place.at !== null && Array.isArray(target)) target[place.at] = place.node;
-        else place.parent[place.key] = place.node;
-      }
-      node["where_clause"] = null;
+      rewrite();
+      if (filtered) filtered["where_clause"] = null;
     },
   };
+}
+
+/**
+ * A SELECT that joins one registered table to plain ones: its rows are aggregated before the join, by the columns that
+ * anything but an aggregate uses. Inner joins only, where every row of a group meets the same rows; the statement's WHERE
+ * and join conditions stay. Null when it is not of that shape.
+ */
+export function planJoined(
+  node: AstNode,
+  refs: readonly TableRef[],
+  requests: readonly TableRequest[],
+  fact: number,
+): AggregatePlan | null {
+  const [ref, request] = [must(refs[fact], "reference"), must(requests[fact], "request")];
+  if (!isPlainSelect(node) || !isInnerJoin(node["from_table"], refs)) return null;
+  if (refs.some((r) => r.select !== node || textsOf(r.node["column_name_alias"]).length > 0)) return null;
+  if (request.predicates.some((p) => toPgCondition(p) === null)) return null;
+  const lookup = lookupOf(ref, request);
+  const groups: SeamColumn[] = [];
+  const others = refs.map((r, i) => ({
+    alias: r.alias.toLowerCase(),
+    columns: must(requests[i], "request").relation.columns,
+  }));
+  const aliases = new Set(nodesOf(node["select_list"]).map((n) => textOf(n["alias"]).toLowerCase()));
+  const outside = (names: readonly string[]): boolean => {
+    const name = (names.at(-1) ?? "").toLowerCase();
+    const owners = others.flatMap(({ alias, columns }, i) => {
+      const named = names.length === 1 || (names.length === 2 && names[0]?.toLowerCase() === alias);
+      return named && columns.some((c) => c.spec.name.toLowerCase() === name) ? [i] : [];
+    });
+    if (owners.length !== 1) return owners.length === 0 && names.length === 1 && aliases.has(name);
+    if (owners[0] !== fact) return true;
+    const column = lookup(names);
+    if (!column || !isGroupable(column)) return false;
+    if (!groups.includes(column)) groups.push(column);
+    return true;
+  };
+  const gathered = gather(node, lookup, ref.alias, outside);
+  const conditions = [node["where_clause"], node["from_table"], node["group_expressions"]];
+  if (!gathered || !conditions.every((c) => onlyOutside(c, outside))) return null;
+  return planOfShape({ groups, partials: gathered.partials }, request, gathered.rewrite, null);
+}
+
+function isPlainSelect(node: AstNode): boolean {
+  const ctes = isNode(node["cte_map"]) ? nodesOf(node["cte_map"]["map"]) : [];
+  const sets = node["group_sets"];
+  return (
+    node["type"] === "SELECT_NODE" &&
+    ctes.length === 0 &&
+    !isNode(node["sample"]) &&
+    !isNode(node["qualify"]) &&
+    node["aggregate_handling"] === "STANDARD_HANDLING" &&
+    !(Array.isArray(sets) && sets.length > 1)
+  );
+}
+
+/** Whether a FROM is inner joins of just these tables. */
+function isInnerJoin(from: JsonValue | undefined, refs: readonly TableRef[]): boolean {
+  const leaves = (value: JsonValue | undefined): number => {
+    if (!isNode(value) || isNode(value["sample"])) return Number.NaN;
+    if (value["type"] === "BASE_TABLE") return refs.some((r) => r.node === value) ? 1 : Number.NaN;
+    const isInner =
+      value["type"] === "JOIN" &&
+      value["join_type"] === "INNER" &&
+      (value["ref_type"] === "REGULAR" || value["ref_type"] === "CROSS") &&
+      textsOf(value["using_columns"]).length === 0;
+    return isInner ? leaves(value["left"]) + leaves(value["right"]) : Number.NaN;
+  };
+  return leaves(from) === refs.length;
+}
+
+const OPAQUE = new Set(["SUBQUERY", "STAR", "WINDOW", "LAMBDA", "PARAMETER", "COLLATE"]);
+
+const VOLATILE = new Set(["random", "uuid", "uuidv4", "uuidv7", "gen_random_uuid", "nextval", "setseed"]);
+
+/** Whether an expression can be computed after the aggregation; each of its columns is shown to `outside`. */
+function onlyOutside(value: JsonValue | undefined, outside: (names: readonly string[]) => boolean): boolean {
+  if (Array.isArray(value)) return value.every((item) => onlyOutside(item, outside));
+  if (!isNode(value)) return true;
+  if (value["class"] === "COLUMN_REF") return outside(textsOf(value["column_names"]));
+  if (VOLATILE.has(textOf(value["function_name"]).toLowerCase())) return false;
+  return !OPAQUE.has(textOf(value["class"])) && Object.keys(value).every((k) => onlyOutside(value[k], outside));
+}
+
+interface Gathered {
+  readonly partials: Map<string, Partial>;
+  rewrite(): void;
+}
+
+/** The aggregates of what a SELECT gives, and how they become combinations of partials; null when one cannot. */
+function gather(
+  node: AstNode,
+  lookup: Lookup,
+  alias: string,
+  outside: (names: readonly string[]) => boolean,
+): Gathered | null {
+  const partials = new Map<string, Partial>();
+  const rewrites: (() => void)[] = [];
+  const collect = (value: JsonValue | undefined, replace: (by: AstNode) => void): boolean => {
+    if (Array.isArray(value)) return value.every((item, i) => collect(item, (by) => (value[i] = by)));
+    if (!isNode(value)) return true;
+    if (value["class"] === "COLUMN_REF") return outside(textsOf(value["column_names"]));
+    if (OPAQUE.has(textOf(value["class"]))) return false;
+    const aggregate = aggregateOf(value, lookup);
+    if (aggregate === "no") return false;
+    if (aggregate === "none") return Object.keys(value).every((k) => collect(value[k], (by) => (value[k] = by)));
+    for (const p of aggregate.partials) partials.set(p.name, p);
+    rewrites.push(() => replace(qualified(aggregate.combine(value), alias)));
+    return true;
+  };
+  for (const key of ["select_list", "having", "modifiers"]) {
+    if (!collect(node[key], (by) => (node[key] = by))) return null;
+  }
+  return { partials, rewrite: () => rewrites.forEach((one) => one()) };
+}
+
+/** Partials belong to the table, whatever other columns a join has. */
+function qualified(node: AstNode, alias: string): AstNode {
+  for (const one of walk(node)) {
+    const names = textsOf(one["column_names"]);
+    if (names.length === 1) one["column_names"] = [alias, ...names];
+  }
+  return node;
 }
 
 type Lookup = (names: readonly string[]) => SeamColumn | null;
@@ -106,15 +209,18 @@ function groupsOf(node: AstNode, lookup: Lookup): SeamColumn[] | null {
     const value = isNode(expression["value"]) ? expression["value"]["value"] : undefined;
     if (expression["type"] === "VALUE_CONSTANT") target = typeof value === "number" ? list[value - 1] : undefined;
     const column = target?.["class"] === "COLUMN_REF" ? lookup(textsOf(target["column_names"])) : null;
-    if (!column || !GROUPABLE.has(column.table.baseOid) || column.table.looseCollation) return null;
+    if (!column || !isGroupable(column)) return null;
     groups.push(column);
   }
   return groups;
 }
 
+function isGroupable(column: SeamColumn): boolean {
+  return GROUPABLE.has(column.table.baseOid) && !column.table.looseCollation;
+}
+
 /** A column outside of an aggregate: one that is grouped by, or an alias in ORDER BY and HAVING. */
-function isGroup(node: AstNode, groups: readonly SeamColumn[], lookup: Lookup): boolean {
-  const names = textsOf(node["column_names"]);
+function isGroup(names: readonly string[], groups: readonly SeamColumn[], lookup: Lookup): boolean {
   const column = lookup(names);
   return column === null ? names.length === 1 : groups.includes(column);
 }

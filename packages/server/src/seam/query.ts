@@ -15,7 +15,7 @@ import {
   type EngineSession,
   type ResultShape,
 } from "../engine/engine.ts";
-import { planAggregate, type AggregatePlan } from "./aggregate.ts";
+import { type AggregatePlan, planAggregate, planJoined } from "./aggregate.ts";
 import {
   type AstNode,
   isNode,
@@ -27,6 +27,7 @@ import {
   textsOf,
   usedNames,
 } from "./ast.ts";
+import { asOfOf } from "./as-of.ts";
 import type { DirectCommit } from "./corrections.ts";
 import type { LakePartials, PartialReader } from "./partials.ts";
 import type { Pin, PinKeeper } from "./pins.ts";
@@ -86,6 +87,9 @@ export interface QueryParts {
   readonly direct?: DirectCommit;
 }
 
+/** The table of the statement whose rows are aggregated where they are. */
+type TablePlan = AggregatePlan & { readonly table: number };
+
 /** An answer up to this size is delivered whole or not at all. */
 const HOLD_BYTES = 32 << 20;
 
@@ -126,7 +130,7 @@ class Statement {
     const plan = refs.length === 0 ? null : await this.#fetch(node, refs);
     const fetchMs = this.#parts.clock.monotonicMs() - startMs;
     const lake = await this.#lake;
-    for (const i of refs.keys()) await this.#createView(i, lake);
+    for (const i of refs.keys()) await this.#createView(i, i === plan?.table ? lake : null);
     const final = await this.#parts.texts.get(this.#textKey(sql, plan), async () => {
       const text = refs.length === 0 ? sql : await this.#textOf(sql, tree, refs, plan);
       return this.#castable(text);
@@ -134,7 +138,7 @@ class Statement {
     this.#pin?.check();
     const { signal } = this.#options;
     // A WHERE that was pushed down took its parameters with it.
-    const params = plan ? [] : (this.#options.params ?? []);
+    const params = plan && refs.length === 1 ? [] : (this.#options.params ?? []);
     const result = await this.#session.query(final, { params, ...(signal ? { signal } : {}) });
     return {
       columns: result.columns,
@@ -151,7 +155,7 @@ class Statement {
   }
 
   /** Everything that needs Postgres. Returns the aggregation that was pushed down, if one was. */
-  async #fetch(node: AstNode, refs: readonly TableRef[]): Promise<AggregatePlan | null> {
+  async #fetch(node: AstNode, refs: readonly TableRef[]): Promise<TablePlan | null> {
     const { pins, source, resolver, tables } = this.#parts;
     const { signal } = this.#options;
     this.#pin = await pins.take();
@@ -159,9 +163,9 @@ class Statement {
     try {
       const relations = await resolver.begin(connection, refs.map(nameOf), signal);
       const requests = await this.#requests(node, refs, relations);
-      const plan = this.#aggregate(node, refs, requests);
+      const plan = await this.#aggregate(node, refs, requests);
       for (const [i, request] of requests.entries()) {
-        const partials = i === 0 && plan ? this.#partialsOf(plan) : undefined;
+        const partials = i === plan?.table ? this.#partialsOf(plan) : undefined;
         const open = await tables.open(
           connection,
           this.#session,
@@ -247,32 +251,44 @@ class Statement {
     return { predicates: strict, complete: found.complete && strict.length === found.predicates.length };
   }
 
-  #aggregate(
+  async #aggregate(
     node: AstNode,
     refs: readonly TableRef[],
     requests: readonly (TableRequest & { complete: boolean })[],
-  ): AggregatePlan | null {
+  ): Promise<TablePlan | null> {
+    if (requests.some((r) => r.asOf !== null)) return null;
     const [ref, request] = [refs[0], requests[0]];
-    if (refs.length !== 1 || !ref || !request || !request.complete || request.asOf !== null) return null;
-    return planAggregate(node, ref, request);
+    if (refs.length === 1 && ref && request) {
+      const plan = request.complete ? planAggregate(node, ref, request) : null;
+      return plan && { ...plan, table: 0 };
+    }
+    const registered = requests.flatMap((r, i) => (r.relation.lake ? [i] : []));
+    const [table] = registered;
+    if (registered.length !== 1 || table === undefined) return null;
+    const plan = planJoined(node, refs, requests, table);
+    if (!plan) return null;
+    const { relation } = must(requests[table], "request");
+    const few = await this.#parts.tables.hasFewGroups(this.#session, relation, plan.shape.groups);
+    return few ? { ...plan, table } : null;
   }
 
   async #createView(index: number, lake: LakePartials | null): Promise<void> {
     const table = must(this.#open[index], "table");
-    const body = lake && index === 0 ? unionSql({ ...table, lakeSql: lake.sql }) : unionSql(table);
+    const body = lake ? unionSql({ ...table, lakeSql: lake.sql }) : unionSql(table);
     await this.#session.run(`CREATE TEMP VIEW ${duckIdent(viewName(index))} AS ${body}`);
     this.#views.push(viewName(index));
   }
 
   /** What the final text depends on: the statement, whether aggregates are combined, and the views' columns. */
-  #textKey(sql: string, plan: AggregatePlan | null): string {
+  #textKey(sql: string, plan: TablePlan | null): string {
     const shapes = this.#open.map((t) => t.columns.map((c) => `${c.spec.name}:${duckType(c.spec)}`).join(","));
-    return ["final", plan === null ? "rows" : "partials", sql, ...shapes].join("\0");
+    const partials = plan ? [`partials ${plan.table}`, ...plan.shape.partials.keys()] : ["rows"];
+    return ["final", ...partials, sql, ...shapes].join("\0");
   }
 
   /** The statement over the views. */
-  async #textOf(sql: string, tree: AstNode, refs: readonly TableRef[], plan: AggregatePlan | null): Promise<string> {
-    const original = plan ? await this.#outputOf(sql, refs) : null;
+  async #textOf(sql: string, tree: AstNode, refs: readonly TableRef[], plan: TablePlan | null): Promise<string> {
+    const original = plan ? await this.#outputOf(sql) : null;
     refs.forEach((ref, i) => redirect(ref, viewName(i)));
     if (!plan || !original) return printSelect(this.#session, tree);
     plan.rewrite();
@@ -282,17 +298,17 @@ class Statement {
   }
 
   /** The names and types that the statement would have over rows: what the combined partials are cast to. */
-  async #outputOf(sql: string, refs: readonly TableRef[]): Promise<{ name: string; type: string }[]> {
-    const ref = must(refs[0], "reference");
-    const table = must(this.#open[0], "table");
-    const view = this.#parts.engine.freshName("shape");
-    const columns = table.columns.map((c) => c.spec);
-    await this.#session.run(`CREATE TEMP VIEW ${duckIdent(view)} AS ${emptySql(columns)}`);
+  async #outputOf(sql: string): Promise<{ name: string; type: string }[]> {
     const { tree, node } = await parseSelect(this.#session, sql);
-    const copy = must(tableRefs(node)[0], "reference");
-    redirect({ ...copy, alias: ref.alias }, view);
+    const views = this.#open.map((table) => {
+      const columns = table.columns.map((c) => c.spec);
+      return { name: this.#parts.engine.freshName("shape"), sql: emptySql(columns) };
+    });
+    const creates = views.map((v) => `CREATE TEMP VIEW ${duckIdent(v.name)} AS ${v.sql}`);
+    await this.#session.run(creates.join("; "));
+    tableRefs(node).forEach((ref, i) => redirect(ref, must(views[i], "view").name));
     const shapes = await this.#session.describe(await printSelect(this.#session, tree));
-    await this.#session.run(`DROP VIEW ${duckIdent(view)}`);
+    await this.#session.run(views.map((v) => `DROP VIEW ${duckIdent(v.name)}`).join("; "));
     return shapes.map(({ spec }) => ({ name: spec.name, type: duckType(spec) }));
   }
 
@@ -418,35 +434,6 @@ function allTables(select: AstNode): boolean {
 
 function isStrict(predicate: Predicate): boolean {
   return "args" in predicate ? predicate.args.every(isStrict) : predicate.op !== "is-null";
-}
-
-/** `AT (VERSION => n)` and `AT (TIMESTAMP => …)`. */
-function asOfOf(ref: TableRef): AsOf | null {
-  const clause = ref.node["at_clause"];
-  if (!isNode(clause)) return null;
-  const value = constantText(clause["expr"]);
-  const unit = textOf(clause["unit"]).toUpperCase();
-  if (unit === "VERSION" && value !== null && /^-?\d+$/.test(value)) return { snapshotId: BigInt(value) };
-  const ms = unit === "TIMESTAMP" && value !== null ? Date.parse(withZone(value)) : Number.NaN;
-  if (!Number.isNaN(ms)) return { timestampMs: ms };
-  throw new SpillwayError("as_of_unsupported", "The AT clause is neither a snapshot id nor a time.");
-}
-
-/** A time without a zone is one in UTC, as everywhere in the engine. */
-function withZone(text: string): string {
-  const iso = text
-    .trim()
-    .replace(" ", "T")
-    .replace(/([+-]\d\d)$/, "$1:00");
-  return /T.*([zZ]|[+-]\d\d:?\d\d)$/.test(iso) ? iso : iso.includes("T") ? `${iso}Z` : iso;
-}
-
-function constantText(node: unknown): string | null {
-  if (!isNode(node as AstNode)) return null;
-  const n = node as AstNode;
-  if (n["type"] === "OPERATOR_CAST") return constantText(n["child"]);
-  const value = isNode(n["value"]) ? n["value"]["value"] : null;
-  return typeof value === "string" || typeof value === "number" || typeof value === "bigint" ? String(value) : null;
 }
 
 function sizeOf(batch: ColumnBatch): number {

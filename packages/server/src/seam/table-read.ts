@@ -9,9 +9,7 @@ import { snapshotAsOf, snapshotById } from "@spillway/lake/metadata";
 import type { TableMetadata } from "@spillway/lake/model";
 import { TRUE } from "@spillway/lake/scan/scan";
 import { selectList } from "@spillway/pg/columns/plan";
-import { quoteIdent } from "@spillway/pg/quote";
 import type { RawConnection } from "@spillway/pg/wire/connection";
-import { keyLiteral } from "../catalog/catalog.ts";
 import {
   type DeleteLease,
   DeleteTables,
@@ -28,9 +26,10 @@ import {
 import { DeltaReader, type DeltaState, UPSERT } from "./delta.ts";
 import { fieldIdOf, scanFields } from "./lake-fields.ts";
 import { LakeReader, type LakeScan } from "./lake-reader.ts";
-import { type Predicate, rangeOf, toLakeExpr, toPgCondition } from "./predicates.ts";
+import { type Predicate, toLakeExpr } from "./predicates.ts";
 import type { LakeState, ResolvedRelation, SeamColumn } from "./resolve.ts";
 import { stageCopy } from "./staging.ts";
+import { type Parts, partsOf } from "./table-parts.ts";
 
 /** Reads the lake alone, as it was. */
 export type AsOf = { readonly snapshotId: bigint } | { readonly timestampMs: number };
@@ -124,11 +123,17 @@ export interface TableReaderOptions {
   readonly reader: LakeReader;
 }
 
+const SAMPLE_ROWS = 65_536;
+/** Rows that a group must stand for, so that aggregating early is worth it. */
+const ROWS_PER_GROUP = 10;
+const KNOWN_GROUPS = 1000;
+
 export class TableReader {
   readonly #engine: Engine;
   readonly #reader: LakeReader;
   readonly #deletes: DeleteTables;
   readonly #delta: DeltaReader;
+  readonly #fewGroups = new Map<string, boolean>();
 
   constructor({ engine, reader }: TableReaderOptions) {
     this.#engine = engine;
@@ -196,6 +201,38 @@ export class TableReader {
     }
   }
 
+  /**
+   * Whether rows of the lake fall into few groups by these columns, judged by the rows of one file, once: what it
+   * decides is only where the work is done.
+   */
+  async hasFewGroups(session: EngineSession, relation: ResolvedRelation, by: readonly SeamColumn[]): Promise<boolean> {
+    const { lake } = relation;
+    if (!lake || lake.metadataLocation === null || lake.s === null) return false;
+    if (by.length === 0) return true;
+    const key = `${lake.relationId}|${by.map((c) => `${c.attnum}:${c.plan.typeOid}`).join(",")}`;
+    const known = this.#fewGroups.get(key);
+    if (known !== undefined) return known;
+    const read = must(
+      await this.#planLake({ relation, columns: by, predicates: [], asOf: null }, { snapshotId: lake.s }),
+      "lake",
+    );
+    try {
+      const [file] = read.scan.files.toSorted((a, b) => Number(b.rows - a.rows));
+      if (!file) return false;
+      const fields = scanFields(relation, lake, read.metadata, by);
+      const rows = scanSql([{ path: file.path, rows: file.rows }], fields, null);
+      const names = by.map((c) => duckIdent(c.spec.name)).join(", ");
+      const sample = `SELECT hash(${names}) AS h FROM (${rows}) LIMIT ${SAMPLE_ROWS}`;
+      const [found] = await session.rows(`SELECT count(*), count(DISTINCT h) FROM (${sample})`);
+      const few = Number(found?.[1]) * ROWS_PER_GROUP <= Number(found?.[0]);
+      if (this.#fewGroups.size >= KNOWN_GROUPS) this.#fewGroups.clear();
+      this.#fewGroups.set(key, few);
+      return few;
+    } finally {
+      read.scan.release();
+    }
+  }
+
   async #heap(
     connection: RawConnection,
     session: EngineSession,
@@ -254,39 +291,6 @@ interface LakeRead {
   readonly snapshotId: bigint;
   readonly scan: LakeScan;
   readonly filtered: boolean;
-}
-
-/** What is to be read of a table. */
-interface Parts {
-  /** Conditions of the heap's part; null when nothing of it can be in the answer. */
-  readonly heap: readonly string[] | null;
-  readonly lake: AsOf | null;
-  /** T, when the delta below it counts. */
-  readonly delta: bigint | null;
-}
-
-function partsOf(request: TableRequest): Parts {
-  const { relation, predicates, asOf } = request;
-  const pushed = predicates.map((p) => toPgCondition(p)).filter((c) => c !== null);
-  const { lake } = relation;
-  if (asOf !== null) {
-    if (!lake) throw new SpillwayError("as_of_unsupported", `${relation.sql} is no registered table and has no lake.`);
-    return { heap: null, lake: asOf, delta: null };
-  }
-  const key = relation.columns.find((c) => c.attnum === lake?.keyAttnum);
-  const whole = !lake || lake.state === "registering" || lake.t === null || !lake.keyKind || !key;
-  // A mirrored table without heap retention has all its rows in the heap, fresher than the lake.
-  if (whole || (lake.mode === "mirrored" && !lake.heapRetention)) return { heap: pushed, lake: null, delta: null };
-  const t = must(lake.t, "T");
-  const range = rangeOf(predicates, key.attnum);
-  const below = range.low === null || range.low < t;
-  const above = range.high === null || range.high >= t;
-  const cut = `${quoteIdent(key.spec.name)} >= ${keyLiteral(must(lake.keyKind, "key kind"), t)}`;
-  return {
-    heap: above && request.coldOnly !== true ? [cut, ...pushed] : null,
-    lake: below && lake.s !== null ? { snapshotId: lake.s } : null,
-    delta: below ? t : null,
-  };
 }
 
 function snapshotIdOf(relation: ResolvedRelation, metadata: TableMetadata, asOf: AsOf): bigint {
