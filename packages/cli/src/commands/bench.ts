@@ -10,6 +10,7 @@ const BENCHES: Readonly<Record<string, Load>> = {
   tier: async () => (await import("../bench/tier.ts")).run,
   read: async () => (await import("../bench/read.ts")).run,
   plan: async () => (await import("../bench/plan.ts")).run,
+  mirror: async () => (await import("../bench/mirror.ts")).run,
   failover: async () => (await import("../bench/failover.ts")).run,
 };
 
