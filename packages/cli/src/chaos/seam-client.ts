@@ -8,14 +8,17 @@ import { sharedClock as clock } from "@spillway/ha/client/shared-clock";
 import { copyIn } from "@spillway/pg/copy/copy-in";
 import type { RawConnection } from "@spillway/pg/wire/connection";
 import { connectRaw } from "@spillway/pg/wire/connect-raw";
+import type { Seam } from "@spillway/server/seam/seam";
 import { Random } from "./random.ts";
 import type { Model, PairState } from "./seam-model.ts";
+import { statementOutcome, statementSql } from "./seam-statements.ts";
 import { type ChaosTable, keySql, LAG, rowJson, rowValues, textBatch } from "./seam-tables.ts";
 
 export interface ClientOptions {
   readonly number: number;
   readonly seed: number;
   readonly url: string;
+  readonly seam: Seam;
   readonly models: ReadonlyMap<ChaosTable, Model>;
   /** The newest key now. */
   readonly head: () => number;
@@ -28,6 +31,8 @@ const NEW = { insert: 5, copy: 2, upsert: 2 } as const satisfies Partial<Record<
 const KNOWN = { update: 4, upsert: 3, over: 1, delete: 1, sdelete: 1, move: 2 } as const satisfies Partial<
   Record<Way, number>
 >;
+const NEW_BY_STATEMENT = { insert: 1 } as const satisfies Partial<Record<Way, number>>;
+const KNOWN_BY_STATEMENT = { update: 5, delete: 1, move: 2 } as const satisfies Partial<Record<Way, number>>;
 const ISOLATION = { "read committed": 6, "repeatable read": 2, serializable: 2 } as const;
 /** Pairs of one client in one table. */
 const PAIRS = 10;
@@ -72,7 +77,11 @@ export class ChaosClient {
     const table = random.pick([...models.keys()]);
     const pair = number * 1000 + random.int(0, PAIRS);
     const before = models.get(table)?.current(pair) ?? null;
-    const way: Way = before === null ? random.weighted(NEW) : random.weighted(KNOWN);
+    const plain = table.writes === "plain";
+    const way: Way =
+      before === null
+        ? random.weighted<Way>(plain ? NEW : NEW_BY_STATEMENT)
+        : random.weighted<Way>(plain ? KNOWN : KNOWN_BY_STATEMENT);
     const tx = number * 1_000_000 + (this.#counter += 1);
     const keys: readonly [number, number] =
       before === null ? [this.#newKey(table), this.#newKey(table)] : [before.keys[0], before.keys[1]];
@@ -85,11 +94,28 @@ export class ChaosClient {
   /** Near the newest, or somewhere in history. Direct tables take no plain write there. */
   #newKey(table: ChaosTable): number {
     const head = Math.floor(this.#options.head());
-    const recent = table.mode === "direct" || this.#random.chance(0.5);
+    const recent = (table.mode === "direct" && table.writes === "plain") || this.#random.chance(0.5);
     return recent ? head + 5 - this.#random.int(0, LAG / 2) : this.#random.int(0, Math.max(1, head));
   }
 
+  /** By the library: the statement is the transaction. */
+  async #statement(step: Step): Promise<void> {
+    const { models, count, seam } = this.#options;
+    const startMs = clock.monotonicMs();
+    let committed = true;
+    try {
+      const { rowCount } = await seam.execute(statementSql(step));
+      count(rowCount === 2 ? `stated ${step.way}` : `stated ${step.way}: ${rowCount} rows`);
+    } catch (error) {
+      count(`refused ${reasonOf(error)}`);
+      committed = await statementOutcome(seam, step);
+    }
+    if (committed)
+      models.get(step.table)?.commit(step.pair, { state: step.after, startMs, endMs: clock.monotonicMs() });
+  }
+
   async #step(step: Step): Promise<void> {
+    if (step.table.writes === "statements") return this.#statement(step);
     const { models, count } = this.#options;
     let startMs = clock.monotonicMs();
     let committed: boolean;

@@ -1,16 +1,15 @@
 /** After the faults: everything comes to rest, and is compared with what it must be. */
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { silentLogger } from "@spillway/base/log";
-import { sharedClock as clock } from "@spillway/ha/client/shared-clock";
 import { readMetadata } from "@spillway/lake/metadata";
 import { storeSource } from "@spillway/lake/snapshot/source";
 import type { ObjectStore } from "@spillway/lake/store/store";
-import { createSeam } from "@spillway/server/seam/seam";
-import { openRuntime } from "@spillway/server/roles/runtime";
+import type { Seam } from "@spillway/server/seam/seam";
 import { runChild, type ChildEnv } from "../bench/child.ts";
 import type { Client } from "../bench/scratch.ts";
-import { difference } from "./seam-reader.ts";
+import { Random } from "./random.ts";
+import { openChaosSeam } from "./seam-open.ts";
+import { difference, rows, seenRow } from "./seam-reader.ts";
 import type { Fault, Model } from "./seam-model.ts";
 import { type ChaosTable, keySql } from "./seam-tables.ts";
 
@@ -25,37 +24,34 @@ export async function settle(client: Client, env: ChildEnv, models: ReadonlyMap<
   const failed = (what: string) => (error: unknown) =>
     void leftovers.push(`${what}: ${error instanceof Error ? error.message.slice(0, 500) : "failed"}`);
   await runChild(["worker", "--once"], env).catch(failed("worker --once"));
-  const faults = await compare(env, models);
-  for (const [table, model] of models) faults.push(...(await compareModel(client, table, model)));
+  const { seam, runtime, close } = await openChaosSeam(env, "chaos settle");
+  const faults = await compare(seam, models).finally(close);
+  for (const [table, model] of models) {
+    if (table.writes === "plain") faults.push(...(await compareModel(client, table, model)));
+  }
   await runChild(["verify", "--all"], env).catch(failed("verify"));
   const { rows: staged } = await client.query<{ path: string }>("select path from spillway.staged_file");
   leftovers.push(...staged.map((row) => `staged: ${row.path}`));
   const { rows: open } = await client.query<{ kind: string }>("select kind from spillway.journal where phase = 'open'");
   leftovers.push(...open.map((row) => `open: ${row.kind}`));
-  leftovers.push(...(await stopped(client)), ...(await strangers(client, env)));
+  leftovers.push(...(await stopped(client)), ...(await strangers(client, runtime.store, env)));
   return { faults, leftovers };
 }
 
-/** Through the seam: the table against the plain one beside it. */
-async function compare(env: ChildEnv, models: ReadonlyMap<ChaosTable, Model>): Promise<Fault[]> {
-  return withRuntime(env, async (runtime) => {
-    const { conninfo, store, cache, engine } = runtime;
-    const seam = createSeam({ conninfo, store, cache, engine, clock, log: silentLogger, holder: "chaos" });
-    try {
-      const faults: Fault[] = [];
-      for (const table of models.keys()) {
-        for (const row of await difference(seam, table)) {
-          faults.push({
-            kind: row.startsWith("lost") ? "lost" : "doubled",
-            detail: `at the end, ${table.name}: ${row}`,
-          });
-        }
-      }
-      return faults;
-    } finally {
-      await seam.close();
+/** Through the seam: the table against the plain one beside it, or against what the clients were told. */
+async function compare(seam: Seam, models: ReadonlyMap<ChaosTable, Model>): Promise<Fault[]> {
+  const faults: Fault[] = [];
+  for (const [table, model] of models) {
+    if (table.writes === "statements") {
+      const read = await rows(seam, table, new Random(0, "settle"), true);
+      faults.push(...model.check({ ...read, rows: read.rows.map(seenRow) }));
+      continue;
     }
-  });
+    for (const row of await difference(seam, table)) {
+      faults.push({ kind: row.startsWith("lost") ? "lost" : "doubled", detail: `at the end, ${table.name}: ${row}` });
+    }
+  }
+  return faults;
 }
 
 /** The plain table against what the clients were told: else the comparison above would be with the wrong thing. */
@@ -82,21 +78,19 @@ async function stopped(client: Client): Promise<string[]> {
 }
 
 /** Files of the lake that nobody knows: no snapshot, no doomed row, no log of the store. */
-async function strangers(client: Client, env: ChildEnv): Promise<string[]> {
+async function strangers(client: Client, store: ObjectStore, env: ChildEnv): Promise<string[]> {
   const root = env["SPILLWAY_WAREHOUSE"] ?? "";
   if (!existsSync(root)) return [];
-  return withRuntime(env, async ({ store }) => {
-    const { rows: tables } = await client.query<{ location: string }>(
-      "select metadata_location as location from spillway.lake_table",
-    );
-    const { rows: doomed } = await client.query<{ path: string }>("select path from spillway.doomed_file");
-    const known = new Set(doomed.map((row) => row.path));
-    for (const { location } of tables) for (const path of await referenced(store, location)) known.add(path);
-    const files = readdirSync(root, { recursive: true, withFileTypes: true })
-      .filter((file) => file.isFile() && !file.parentPath.includes("_spillway") && !file.name.endsWith(".spillway-tmp"))
-      .map((file) => `file://${join(file.parentPath, file.name)}`);
-    return files.filter((file) => !known.has(file)).map((file) => `unknown file: ${file}`);
-  });
+  const { rows: tables } = await client.query<{ location: string }>(
+    "select metadata_location as location from spillway.lake_table",
+  );
+  const { rows: doomed } = await client.query<{ path: string }>("select path from spillway.doomed_file");
+  const known = new Set(doomed.map((row) => row.path));
+  for (const { location } of tables) for (const path of await referenced(store, location)) known.add(path);
+  const files = readdirSync(root, { recursive: true, withFileTypes: true })
+    .filter((file) => file.isFile() && !file.parentPath.includes("_spillway") && !file.name.endsWith(".spillway-tmp"))
+    .map((file) => `file://${join(file.parentPath, file.name)}`);
+  return files.filter((file) => !known.has(file)).map((file) => `unknown file: ${file}`);
 }
 
 async function referenced(store: ObjectStore, location: string): Promise<string[]> {
@@ -111,31 +105,4 @@ async function referenced(store: ObjectStore, location: string): Promise<string[
     }
   }
   return paths;
-}
-
-async function withRuntime<T>(
-  env: ChildEnv,
-  work: (runtime: Awaited<ReturnType<typeof openRuntime>>) => Promise<T>,
-): Promise<T> {
-  const runtime = await openRuntime({
-    databaseUrl: env["SPILLWAY_DATABASE_URL"] ?? "",
-    warehouse: env["SPILLWAY_WAREHOUSE"] ?? "",
-    s3Endpoint: null,
-    s3Region: "",
-    s3PathStyle: true,
-    cacheDir: env["SPILLWAY_CACHE_DIR"] ?? null,
-    cacheBytes: 1 << 30,
-    connectTimeoutMs: 5000,
-    engineMemoryBytes: 256 << 20,
-    lockTimeoutMs: 100,
-    premake: 2,
-    applicationName: "chaos",
-    clock,
-    log: silentLogger,
-  });
-  try {
-    return await work(runtime);
-  } finally {
-    await runtime.close();
-  }
 }

@@ -7,13 +7,17 @@ export interface ChaosTable {
   readonly key: "int" | "timestamptz";
   readonly mode: "tiered" | "direct";
   readonly keepHeap: boolean;
+  /** Written by plain SQL and the SQL functions, with a plain table beside it; or by `spillway sql` alone. */
+  readonly writes: "plain" | "statements";
 }
 
 export const TABLES: readonly ChaosTable[] = [
-  { name: "ints", key: "int", mode: "tiered", keepHeap: false },
-  { name: "times", key: "timestamptz", mode: "tiered", keepHeap: false },
-  { name: "kept", key: "int", mode: "tiered", keepHeap: true },
-  { name: "straight", key: "int", mode: "direct", keepHeap: false },
+  { name: "ints", key: "int", mode: "tiered", keepHeap: false, writes: "plain" },
+  { name: "times", key: "timestamptz", mode: "tiered", keepHeap: false, writes: "plain" },
+  { name: "kept", key: "int", mode: "tiered", keepHeap: true, writes: "plain" },
+  { name: "fresh", key: "int", mode: "direct", keepHeap: false, writes: "plain" },
+  { name: "stated", key: "int", mode: "tiered", keepHeap: false, writes: "statements" },
+  { name: "straight", key: "int", mode: "direct", keepHeap: false, writes: "statements" },
 ];
 
 /** Keys of one partition. */
@@ -57,7 +61,7 @@ export async function createTable(client: Client, table: ChaosTable): Promise<vo
     const [from, to] = [low, low + WIDTH].map((k) => keySql(table, k)) as [string, string];
     await client.query(`create table ${name}_${low} partition of ${name} for values from (${from}) to (${to})`);
   }
-  await client.query(`create table ${name}_shadow (${columns}, primary key (id))`);
+  if (table.writes === "plain") await client.query(`create table ${name}_shadow (${columns}, primary key (id))`);
 }
 
 /** The flags of `spillway register`. */

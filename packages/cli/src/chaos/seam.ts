@@ -16,6 +16,7 @@ import { reachableTemp, runAsPostgres } from "../embedded/binaries.ts";
 import { ChaosClient } from "./seam-client.ts";
 import { schedule, Victims } from "./seam-faults.ts";
 import { type Fault, type FaultKind, Model } from "./seam-model.ts";
+import { openChaosSeam, type OpenSeam } from "./seam-open.ts";
 import { type ReadLine, seenRow } from "./seam-reader.ts";
 import { settle } from "./seam-settle.ts";
 import { type ChaosTable, createTable, FIRST_HEAD, POLICY, registerArgs, TABLES } from "./seam-tables.ts";
@@ -71,6 +72,7 @@ interface Chaos {
   readonly models: ReadonlyMap<ChaosTable, Model>;
   readonly counts: Map<string, number>;
   readonly clients: readonly ChaosClient[];
+  readonly opened: OpenSeam;
   begin: () => void;
 }
 
@@ -87,6 +89,7 @@ async function prepare(victims: Victims, seed: number): Promise<Chaos> {
   const models = new Map(TABLES.map((table) => [table, new Model()]));
   const counts = new Map<string, number>();
   let startMs = clock.monotonicMs();
+  const opened = await openChaosSeam(victims.env, "chaos statements");
   const clients = Array.from(
     { length: CLIENTS },
     (_, i) =>
@@ -94,13 +97,14 @@ async function prepare(victims: Victims, seed: number): Promise<Chaos> {
         number: i + 1,
         seed,
         url: victims.url,
+        seam: opened.seam,
         models,
         head: () => FIRST_HEAD + ((clock.monotonicMs() - startMs) / 1000) * PACE,
         count: (what) => void counts.set(what, (counts.get(what) ?? 0) + 1),
         pauseMs: PAUSE_MS,
       }),
   );
-  return { models, counts, clients, begin: () => (startMs = clock.monotonicMs()) };
+  return { models, counts, clients, opened, begin: () => (startMs = clock.monotonicMs()) };
 }
 
 /** The time of the faults. Returns when clients, workers and readers have ended. */
@@ -123,6 +127,7 @@ async function storm(chaos: Chaos, victims: Victims, options: BenchRun, seed: nu
   await Promise.all([alive, planted, ...clients]);
   await victims.stopAll();
   for (const client of chaos.clients) await client.close();
+  await chaos.opened.close();
   options.signal.throwIfAborted();
 }
 
