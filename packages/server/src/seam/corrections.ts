@@ -62,7 +62,7 @@ export type DirectCommit = (request: {
 }) => Promise<StagedDirect>;
 
 const DEFAULT_MAX_ROWS = 1_000_000;
-const RETRIES = { attempts: 6, totalMs: 15_000, firstDelayMs: 10, maxDelayMs: 500 };
+const RETRIES = { attempts: 20, totalMs: 15_000, firstDelayMs: 10, maxDelayMs: 500 };
 
 export async function runDml(parts: QueryParts, text: string, options: ExecuteOptions): Promise<ExecuteResult> {
   const dml = parseDml(options.params ? inlineParams(text, options.params) : text);

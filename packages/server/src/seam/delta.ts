@@ -261,7 +261,7 @@ function keyConditions({ predicates, lake }: DeltaRequest): string | null {
 
 async function fingerprint({ connection, lake, t, signal }: DeltaRequest): Promise<string | null> {
   const results = await connection.query(
-    `SELECT count(*), sum(version), max(version), sum(hashint8extended(version, 0)::numeric)
+    `SELECT count(*), sum(version), max(version), sum(hashint8extended(version, 0))
      FROM ${deltaTable(lake.relationId)} WHERE key < ${t}`,
     signal ? { signal } : {},
   );

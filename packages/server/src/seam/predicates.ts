@@ -224,6 +224,23 @@ async function foldAll(session: EngineSession, drafts: readonly Draft[]): Promis
   return drafts.map(build);
 }
 
+const evaluated = new Map<string, readonly unknown[]>();
+const MAX_EVALUATED = 1000;
+const MAX_TEXT = 4096;
+/** Texts that might mean another value at another time. */
+const MOVING = /now|today|tomorrow|yesterday|current/i;
+
+/** Casts of constants give the same values each time, in whichever session: all are in UTC. */
+async function evaluate(session: EngineSession, sql: string): Promise<readonly unknown[]> {
+  const known = evaluated.get(sql);
+  if (known) return known;
+  const row = (await session.rows(sql))[0] ?? [];
+  if (sql.length > MAX_TEXT || MOVING.test(sql)) return row;
+  if (evaluated.size >= MAX_EVALUATED) evaluated.clear();
+  evaluated.set(sql, row);
+  return row;
+}
+
 async function fold(
   session: EngineSession,
   wanted: readonly { sql: string; column: SeamColumn }[],
@@ -238,9 +255,9 @@ async function fold(
       : [`${cast}, ${cast} IS NOT DISTINCT FROM ${u.sql}`];
   });
   if (list.length === 0) return wanted.map(() => null);
-  let row: unknown[];
+  let row: readonly unknown[];
   try {
-    row = (await session.rows(`SELECT ${list.join(", ")}`))[0] ?? [];
+    row = await evaluate(session, `SELECT ${list.join(", ")}`);
   } catch {
     // A constant that cannot be evaluated: the statement itself will say so.
     return wanted.map(() => null);

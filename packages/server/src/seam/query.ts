@@ -110,7 +110,6 @@ class Statement {
   readonly #options: QueryOptions;
   readonly #open: OpenTable[] = [];
   readonly #temporary: string[] = [];
-  readonly #views: string[] = [];
   readonly #stop = new AbortController();
   #lake: Promise<LakePartials | null> = Promise.resolve(null);
   #pin: Pin | null = null;
@@ -130,7 +129,7 @@ class Statement {
     const plan = refs.length === 0 ? null : await this.#fetch(node, refs);
     const fetchMs = this.#parts.clock.monotonicMs() - startMs;
     const lake = await this.#lake;
-    for (const i of refs.keys()) await this.#createView(i, i === plan?.table ? lake : null);
+    await this.#createViews((i) => (i === plan?.table ? lake : null));
     const final = await this.#parts.texts.get(this.#textKey(sql, plan), async () => {
       const text = refs.length === 0 ? sql : await this.#textOf(sql, tree, refs, plan);
       return this.#castable(text);
@@ -160,6 +159,7 @@ class Statement {
     const { signal } = this.#options;
     this.#pin = await pins.take();
     const connection = await source.acquire();
+    let ending: Promise<unknown> = Promise.resolve();
     try {
       const relations = await resolver.begin(connection, refs.map(nameOf), signal);
       const requests = await this.#requests(node, refs, relations);
@@ -175,10 +175,11 @@ class Statement {
         this.#open.push(open);
         this.#temporary.push(...open.temporary);
       }
-      await connection.query("COMMIT");
+      // Nothing was written: nobody has to wait for its end.
+      ending = connection.query("COMMIT").catch(() => {});
       return plan;
     } finally {
-      source.release(connection);
+      void ending.then(() => source.release(connection));
     }
   }
 
@@ -272,11 +273,14 @@ class Statement {
     return few ? { ...plan, table } : null;
   }
 
-  async #createView(index: number, lake: LakePartials | null): Promise<void> {
-    const table = must(this.#open[index], "table");
-    const body = lake ? unionSql({ ...table, lakeSql: lake.sql }) : unionSql(table);
-    await this.#session.run(`CREATE TEMP VIEW ${duckIdent(viewName(index))} AS ${body}`);
-    this.#views.push(viewName(index));
+  /** They stay in the session, which no other statement can see, until the next one replaces them. */
+  async #createViews(lakeOf: (index: number) => LakePartials | null): Promise<void> {
+    const views = this.#open.map((table, i) => {
+      const lake = lakeOf(i);
+      const body = unionSql(lake ? { ...table, lakeSql: lake.sql } : table);
+      return `CREATE OR REPLACE TEMP VIEW ${duckIdent(viewName(i))} AS ${body}`;
+    });
+    if (views.length > 0) await this.#session.run(views.join("; "));
   }
 
   /** What the final text depends on: the statement, whether aggregates are combined, and the views' columns. */
@@ -356,10 +360,7 @@ class Statement {
     let clean = false;
     try {
       if (this.#sound) {
-        const drops = [
-          ...this.#views.map((name) => `DROP VIEW IF EXISTS ${duckIdent(name)}`),
-          ...this.#temporary.map((name) => `DROP TABLE IF EXISTS ${duckIdent(name)}`),
-        ];
+        const drops = this.#temporary.map((name) => `DROP TABLE IF EXISTS ${duckIdent(name)}`);
         if (drops.length > 0) await this.#session.run(drops.join("; "));
         clean = true;
       }

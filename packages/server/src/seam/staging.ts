@@ -26,25 +26,30 @@ export interface StageRequest {
 
 export async function stageCopy(request: StageRequest): Promise<Staged> {
   const { connection, session, table, columns, signal } = request;
-  await createTable(
-    session,
-    table,
-    columns.map((c) => c.spec),
-    request.temporary,
-  );
-  const appender = session.appender(
-    table,
-    columns.map((c) => c.spec),
-  );
+  const batches = copyOut({ connection, source: `(${request.select})`, columns, signal });
+  // Postgres works while the table is made.
+  let next = batches.next();
+  next.catch(() => {});
+  const specs = columns.map((c) => c.spec);
+  try {
+    await createTable(session, table, specs, request.temporary);
+  } catch (error) {
+    await batches.return();
+    throw error;
+  }
+  const appender = session.appender(table, specs);
   let rows = 0;
   try {
-    for await (const batch of copyOut({ connection, source: `(${request.select})`, columns, signal })) {
-      appender.append(batch);
-      rows += batch.length;
+    for (let step = await next; !step.done; step = await next) {
+      next = batches.next();
+      next.catch(() => {});
+      appender.append(step.value);
+      rows += step.value.length;
     }
     appender.close();
     return { table, rows };
   } catch (error) {
+    await batches.return();
     // What the appender still holds may be what failed.
     try {
       appender.close();
