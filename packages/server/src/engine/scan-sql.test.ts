@@ -10,7 +10,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Engine } from "./instance.ts";
 import { writeDataFiles } from "./parquet-out.ts";
 import { readDataFiles } from "./readback.ts";
-import { DeleteTables, scanSql, type ScanField, type ScanFile, type ScanOptions } from "./scan-sql.ts";
+import { DeleteTables, hiddenSql, scanSql, type ScanField, type ScanFile, type ScanOptions } from "./scan-sql.ts";
 import { batchOf, rowsOf, type PlainValue } from "./test-batches.ts";
 import { specOf, type LakeField } from "./types.ts";
 
@@ -163,6 +163,29 @@ describe("deletes", () => {
     await scan([one], [ID]);
     await scan([one], [ID]);
     expect(await count()).toBe((before as bigint) + 1n);
+  });
+
+  test("hidden rows are exactly those left out, kept once for a set of deletes, and told apart from another's", async () => {
+    const rows = Array.from({ length: 50 }, (_, i) => [BigInt(i)]);
+    const one = await file([ID], rows, [3, 4, 49]);
+    const clean = await file([ID], rows);
+    const hidden = async (files: readonly ScanFile[], where?: string): Promise<[unknown[], number, string]> => {
+      const lease = await tables.lease(files);
+      const table = await lease.hidden(
+        hiddenSql(files, [ID], must(lease.table, "table"), where === undefined ? {} : { where }),
+        1,
+      );
+      const found = await engine.use((s) => s.rows(`SELECT id FROM ${table} ORDER BY id`));
+      lease.release();
+      return [found.map((r) => r[0]), lease.leases, table];
+    };
+    const [ids, leases, table] = await hidden([one, clean]);
+    expect([ids, leases]).toEqual([[3n, 4n, 49n], 1]);
+    const again = await hidden([one, clean]);
+    expect([again[1], again[2]]).toEqual([2, table]);
+    expect((await hidden([one, clean], "id > 3"))[0]).toEqual([4n, 49n]);
+    const other = { ...one, deletes: new PositionSet([3, 5]) };
+    expect((await hidden([other, clean])).slice(0, 2)).toEqual([[3n, 5n], 1]);
   });
 });
 
