@@ -164,12 +164,12 @@ export class PgInstance {
     });
     // Children notice a killed postmaster by themselves, but the data directory is theirs until they have.
     for (let i = 0; i < 100 && children.some(isAlive); i++) await sleep(10);
-    for (const child of children.filter(isAlive)) process.kill(child, "SIGKILL");
+    for (const child of children.filter(isAlive)) signalIfThere(child, "SIGKILL");
   }
 
   /** Signals the postmaster and every child: with SIGSTOP the server hangs, its sockets stay open. */
   signalAll(signal: NodeJS.Signals): void {
-    for (const pid of [this.pid, ...childrenOf(this.pid)]) process.kill(pid, signal);
+    for (const pid of [this.pid, ...childrenOf(this.pid)]) signalIfThere(pid, signal);
   }
 
   async restart(mode: StopMode = "fast"): Promise<void> {
@@ -247,5 +247,14 @@ export class PgInstance {
   logTail(lines = 20): string {
     if (!existsSync(this.logPath)) return "";
     return readFileSync(this.logPath, "utf8").trimEnd().split("\n").slice(-lines).join("\n");
+  }
+}
+
+/** A child of the server may end by itself between the look at the list and the signal: an autovacuum worker does. */
+function signalIfThere(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
   }
 }
