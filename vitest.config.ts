@@ -7,6 +7,12 @@ const pg = ["packages/*/src/**/*.pg.test.ts"];
 const kill = ["packages/*/src/**/*.kill.test.ts"];
 const interop = ["packages/*/src/**/*.interop.ts"];
 
+/**
+ * In CI a test on real servers gets a second try, marked `(retry x1)` in the report: each of those is a bug to be found, but not
+ * a reason to throw the run away. Elsewhere there is none.
+ */
+const retry = process.env["CI"] ? 1 : 0;
+
 /** The suffix says what a test needs: nothing, a real Postgres, or real processes and signals. */
 export default defineConfig({
   resolve,
@@ -19,7 +25,14 @@ export default defineConfig({
       {
         resolve,
         ssr,
-        test: { name: "pg", include: pg, testTimeout: 120_000, hookTimeout: 120_000, sequence: { groupOrder: 1 } },
+        test: {
+          name: "pg",
+          include: pg,
+          retry,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          sequence: { groupOrder: 1 },
+        },
       },
       {
         resolve,
@@ -28,6 +41,7 @@ export default defineConfig({
         test: {
           name: "kill",
           include: kill,
+          retry,
           testTimeout: 300_000,
           hookTimeout: 120_000,
           fileParallelism: false,
