@@ -11,6 +11,7 @@ import { registerMaintain } from "./commands/maintain.ts";
 import { registerPolicy } from "./commands/policy.ts";
 import { registerRegister } from "./commands/register.ts";
 import { registerRestore } from "./commands/restore.ts";
+import { registerResync } from "./commands/resync.ts";
 import { registerSql } from "./commands/sql.ts";
 import { registerStatus } from "./commands/status.ts";
 import { registerUnregister } from "./commands/unregister.ts";
@@ -30,6 +31,7 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerMaintain,
   registerPolicy,
   registerRestore,
+  registerResync,
   registerSql,
   registerExplain,
   registerCatalog,

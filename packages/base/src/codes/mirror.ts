@@ -43,6 +43,11 @@ export const MIRROR_CODES = {
     cause: "a table whose key index does not fit into --mirror-index-memory",
     remedy: "Give the worker more (9 to 18 bytes a row), then run `spillway resync --table ...`.",
   },
+  mirror_resync: {
+    kind: "operator",
+    cause: "a table that is being copied again because somebody asked for it",
+    remedy: "Wait; `spillway status` shows how far it is.",
+  },
   mirror_not_logical: {
     kind: "usage",
     cause: "a source that cannot be decoded",

@@ -2,7 +2,17 @@ import type { Command } from "commander";
 import { SpillwayError } from "@spillway/base/errors";
 import type { Db } from "@spillway/server/catalog/catalog";
 import { loadRelationByName, loadRelationByOid, loadRelations, type Relation } from "@spillway/server/catalog/catalog";
-import { type Difference, findTable, verifyTable, type VerifyReport } from "@spillway/server/movers/movers";
+import { formatLsn } from "@spillway/base/lsn";
+import { SETTINGS } from "@spillway/base/settings";
+import {
+  type Difference,
+  findTable,
+  type MirrorReport,
+  resync,
+  verifyMirrored,
+  verifyTable,
+  type VerifyReport,
+} from "@spillway/server/movers/movers";
 import type { CliContext, CommandContext } from "../context.ts";
 import { formatBytes, formatCount } from "../output.ts";
 import { openCatalogedSource, withCommand } from "../source.ts";
@@ -14,8 +24,9 @@ export function registerVerify(program: Command, context: CliContext): void {
     .description("Compare full rows of the lake with the journaled checksums, and with the heap where it has them.")
     .option("--table <name>", "the table, as in SQL")
     .option("--all", "every registered table")
+    .option("--repair", "mirrored tables that differ are copied again")
     .addHelpText("after", "\nExamples:\n  spillway verify --table public.flights\n  spillway verify --all --json")
-    .action(async (flags: { table?: string; all?: boolean }) => {
+    .action(async (flags: { table?: string; all?: boolean; repair?: boolean }) => {
       const run = context.begin(flags);
       await withCommand(run, async () => {
         const runtime = await openCatalogedSource(run, "spillway verify");
@@ -33,8 +44,19 @@ export function registerVerify(program: Command, context: CliContext): void {
           reports.push(report);
           printReport(run, report);
         }
-        const ok = reports.every((r) => r.ok);
-        run.out.result({ ok, tables: reports });
+        const mirrors: MirrorReport[] = [];
+        for (const relation of relations.filter((r) => r.mode === "mirrored")) {
+          const report = await verifyMirrored(runtime.mover(null, run.signal), relation.relationId);
+          mirrors.push(report);
+          printMirror(run, report);
+          if (report.ok || flags.repair !== true) continue;
+          await resync(runtime.mover(null, run.signal), relation.relationId, {
+            parallel: run.get(SETTINGS.copyParallel),
+          });
+          run.out.line("  copied again; the worker puts the new copy in the old one's place");
+        }
+        const ok = reports.every((r) => r.ok) && mirrors.every((r) => r.ok);
+        run.out.result({ ok, tables: [...reports, ...mirrors] });
         if (!ok) process.exitCode = 1;
       });
     });
@@ -61,6 +83,15 @@ export async function chosenRelation(db: Db, name: string): Promise<Relation> {
     (await loadRelationByName(db, schema ?? "", table ?? ""));
   if (found === null) throw new SpillwayError("table_unknown", `the table ${name} is not registered`);
   return found;
+}
+
+function printMirror(run: CommandContext, report: MirrorReport): void {
+  run.out.line(
+    `${report.table}: ${report.ok ? "ok" : "DIFFERS"}; ${formatCount(report.rows)} rows of the heap, ` +
+      `${formatCount(report.lakeRows)} of the lake, both at ${formatLsn(report.lsn)}, ${report.ms} ms`,
+  );
+  for (const { key, fault } of report.differences) run.out.line(`  row ${key}: ${fault}`);
+  if (report.more) run.out.line("  and more");
 }
 
 function printReport(run: CommandContext, report: VerifyReport): void {

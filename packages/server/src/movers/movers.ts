@@ -36,3 +36,5 @@ export { registerMirrored, type MirrorOptions, type MirrorResult } from "./mirro
 export { type CopyProgress } from "./mirror/copy.ts";
 export { tendCopies } from "./mirror/copies.ts";
 export { healthWarnings, type LakeHealth, lakeHealth } from "./maintain-health.ts";
+export { type MirrorReport, verifyMirrored } from "./mirror/verify-mirror.ts";
+export { resync, type ResyncResult } from "./mirror/resync.ts";

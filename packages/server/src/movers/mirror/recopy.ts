@@ -32,6 +32,7 @@ export const COPIES_AGAIN: ReadonlySet<string> = new Set([
   "mirror_schema_ambiguous",
   "mirror_row_missing",
   "mirror_toast_missing",
+  "mirror_resync",
 ]);
 
 /** Puts the table back to where its copy begins. Throws `register_refused` when it cannot be mirrored as it is now. */

@@ -14,15 +14,17 @@ import { readTableColumns } from "../../catalog/catalog.ts";
 import type { MoverContext } from "../context.ts";
 import { ChangeLog } from "./change-log.ts";
 import { Confirmations, flushedEverywhere, walPosition } from "./confirm.ts";
+import { Cuts } from "./cut.ts";
 import { Flusher } from "./flush.ts";
 import { followStream } from "./follow-stream.ts";
 import { watchLeaves } from "./watch.ts";
-import { MirrorTable, withoutApplied } from "./mirror-table.ts";
+import { type MirrorTable, withoutApplied } from "./mirror-table.ts";
 import { canStreamBinary, gapFaults, openReplication, timelineFaults } from "./preflight.ts";
 import { type FeedState, MirrorSink, type SinkHost } from "./sink.ts";
 import { shapeOf, signatureOf } from "./shape.ts";
 import { stageLogs } from "./staging.ts";
-import { loadMirrorTables, type MirrorRow, type MirrorTableRow, stopMirrored } from "./state.ts";
+import type { MirrorRow } from "./state.ts";
+import { stopTable, TableSet } from "./table-set.ts";
 
 export interface PumpSettings {
   readonly flushIntervalMs: number;
@@ -59,17 +61,16 @@ export class MirrorSession {
   readonly #settings: PumpSettings;
   readonly #mirror: MirrorRow;
   readonly #events: SessionEvents;
-  readonly #tables = new Map<number, MirrorTable>();
+  readonly #tables = new TableSet((feed) => this.#sink.drop(feed));
   readonly #flusher: Flusher;
   readonly #confirmations = new Confirmations();
+  readonly #cuts: Cuts;
   #sink: MirrorSink;
   #decoder: PgOutputDecoder<FeedState>;
   #stream: ReplicationStream | null = null;
   #timeline = 0;
   #binary = false;
   #f: Lsn = 0n;
-  /** Tables that this session has known at any time. */
-  readonly #seen = new Set<number>();
   /** Messages that came while a relation is being looked up. */
   readonly #held: Buffer[] = [];
   #blocked: PgRelation<FeedState> | null = null;
@@ -83,6 +84,7 @@ export class MirrorSession {
   #lastConfirmMs = 0;
   #lastReloadMs = 0;
   #lastWatchMs = 0;
+  #lastPollMs = 0;
   #cutTime: bigint | null = null;
 
   constructor(ctx: MoverContext, mirror: MirrorRow, settings: PumpSettings, events: SessionEvents = {}) {
@@ -91,6 +93,7 @@ export class MirrorSession {
     this.#settings = settings;
     this.#events = events;
     this.#flusher = new Flusher(ctx, settings.indexBytes);
+    this.#cuts = new Cuts(ctx);
     this.#sink = new MirrorSink(this.#host(), 0n);
     this.#decoder = new PgOutputDecoder(this.#sink);
   }
@@ -123,14 +126,14 @@ export class MirrorSession {
     }
     this.#timeline = timeline;
     await this.#reload();
-    const tables = [...this.#tables.values()];
+    const tables = this.#tables.all;
     const faults = [
       ...(await timelineFaults(connection, tables, timeline)),
       ...(await gapFaults(connection, this.#mirror, tables)),
     ];
     for (const { table, error } of faults) if (table.failure === null) await this.#stop(table, error);
     const binary = (this.#binary = await canStreamBinary(this.#ctx, tables));
-    this.#f = this.#startLsn();
+    this.#f = this.#tables.frontier() ?? this.#mirror.startLsn;
     this.#sink = new MirrorSink(this.#host(), this.#f);
     this.#decoder = new PgOutputDecoder(this.#sink);
     this.#stream = await ReplicationStream.start(
@@ -139,7 +142,9 @@ export class MirrorSession {
       {
         onChange: (buffer, start, end) => this.#change(buffer, start, end),
         onKeepalive: (walEnd) => {
-          if (this.#blocked === null && this.#held.length === 0) this.#sink.sawUpTo(walEnd);
+          if (this.#blocked !== null || this.#held.length > 0) return;
+          this.#cuts.sawUpTo(walEnd);
+          this.#sink.sawUpTo(minLsn(walEnd, this.#cuts.at ?? walEnd));
         },
       },
     );
@@ -148,49 +153,14 @@ export class MirrorSession {
     this.#ctx.log.info("mirror.streaming", { slot: this.#mirror.slotName, from: formatLsn(this.#f), binary });
   }
 
-  #startLsn(): Lsn {
-    const live = [...this.#tables.values()].filter((t) => t.phase === "live" && t.f !== null).map((t) => t.f ?? 0n);
-    return live.length === 0 ? this.#mirror.startLsn : live.reduce(minLsn);
-  }
-
-  /** What the catalog says of the tables by now. */
   async #reload(): Promise<void> {
     this.#lastReloadMs = this.#ctx.clock.monotonicMs();
-    const rows = await this.#ctx.pool.withClient((c) => loadMirrorTables(c));
-    if (rows.length === 0) this.#error ??= new SessionRestart();
-    const seen = new Set<number>();
-    for (const row of rows) {
-      seen.add(row.relation.relid);
-      this.#meet(row);
-    }
-    for (const [oid, table] of this.#tables) {
-      if (seen.has(oid)) continue;
-      this.#sink.drop(table.feed);
-      this.#tables.delete(oid);
-    }
-  }
-
-  #meet(row: MirrorTableRow): void {
-    const { relid } = row.relation;
-    const found = this.#tables.get(relid);
-    const isSame = found?.relation.relationId === row.relation.relationId;
-    const isRevived = isSame && found.phase === "needs_copy" && row.phase !== "needs_copy";
-    if (found && isSame && !isRevived) return found.refresh(row);
-    if (this.#seen.has(relid)) {
-      // The server has described the table already, and what that meant is not true any more.
-      this.#error ??= new SessionRestart();
-      return;
-    }
-    this.#seen.add(relid);
-    this.#tables.set(relid, new MirrorTable(row));
+    if (await this.#tables.reload(this.#ctx)) this.#error ??= new SessionRestart();
   }
 
   async #stop(table: MirrorTable, error: SpillwayError): Promise<void> {
-    table.failure = error;
-    table.phase = "needs_copy";
     this.#sink.drop(table.feed);
-    this.#ctx.log.error("mirror.table_stopped", { table: table.name, code: error.code, error });
-    await this.#ctx.pool.withClient((c) => stopMirrored(c, table.relation.relationId, error.code, error.message));
+    await stopTable(this.#ctx, table, error);
   }
 
   #host(): SinkHost {
@@ -240,7 +210,7 @@ export class MirrorSession {
   }
 
   async #resolve(relation: PgRelation<FeedState>): Promise<FeedState> {
-    if (!this.#tables.has(relation.oid)) await this.#reload();
+    if (this.#tables.get(relation.oid) === undefined) await this.#reload();
     const table = this.#tables.get(relation.oid);
     // Of no table that is mirrored: it left the publication, or was registered by nobody.
     if (!table)
@@ -278,12 +248,16 @@ export class MirrorSession {
   #change(buffer: Buffer, start: number, end: number): void {
     this.#bytes += end - start;
     if (this.#bytes > MAX_BYTES) this.#pause("memory");
-    if (this.#blocked !== null || this.#held.length > 0) this.#held.push(Buffer.from(buffer.subarray(start, end)));
-    else this.#decoder.decode(buffer, start, end);
+    if (this.#blocked !== null || this.#held.length > 0 || this.#cuts.stops(buffer, start)) {
+      this.#held.push(Buffer.from(buffer.subarray(start, end)));
+      if (this.#cuts.isReached) this.#pause("cut");
+    } else this.#decoder.decode(buffer, start, end);
   }
 
   #drain(): void {
     while (this.#held.length > 0 && this.#blocked === null) {
+      const [next] = this.#held;
+      if (next && this.#cuts.stops(next, 0)) break;
       const message = this.#held.shift();
       if (message) this.#decoder.decode(message, 0, message.length);
     }
@@ -308,7 +282,7 @@ export class MirrorSession {
   /** Rows in memory that no flush has taken. */
   #bufferedRows(): number {
     let rows = 0;
-    for (const { feed } of this.#tables.values()) rows += feed.log === null ? 0 : memoryRows(feed.log);
+    for (const { feed } of this.#tables.all) rows += feed.log === null ? 0 : memoryRows(feed.log);
     for (const log of this.#sink.openLogs()) rows += memoryRows(log);
     return rows;
   }
@@ -318,6 +292,7 @@ export class MirrorSession {
     for (;;) {
       if (this.#error !== null) throw this.#failure();
       const nowMs = clock.monotonicMs();
+      await this.#serveCuts(nowMs);
       const due =
         this.#flushWanted || this.#pauses.has("memory") || nowMs - this.#lastFlushMs >= this.#settings.flushIntervalMs;
       const canCut = this.#sink.isAtCommit && this.#blocked === null && this.#held.length === 0;
@@ -333,11 +308,28 @@ export class MirrorSession {
       }
       if (nowMs - this.#lastWatchMs >= RELOAD_EVERY_MS) {
         this.#lastWatchMs = nowMs;
-        const strange = await watchLeaves(this.#ctx, [...this.#tables.values()], this.#f);
+        const strange = await watchLeaves(this.#ctx, this.#tables.all, this.#f);
         for (const { table, error } of strange) await this.#stop(table, error);
       }
       await clock.sleep(TICK_MS, signal);
     }
+  }
+
+  /** Flushes where `verify` wants it: see `cut.ts`. */
+  async #serveCuts(nowMs: number): Promise<void> {
+    if (this.#cuts.isWaiting || nowMs - this.#lastPollMs >= RELOAD_EVERY_MS) {
+      this.#lastPollMs = nowMs;
+      await this.#cuts.poll();
+      if (this.#cuts.isWaiting) this.#pause("cut");
+      else if (!this.#cuts.isReached) this.#resume("cut");
+    }
+    const { at } = this.#cuts;
+    if (at === null || !this.#cuts.isReached || !this.#sink.isAtCommit || this.#blocked !== null) return;
+    this.#sink.sawUpTo(at);
+    await this.#flush(true);
+    await this.#cuts.answer(this.#tables.all);
+    this.#resume("cut");
+    this.#drain();
   }
 
   #failure(): unknown {
@@ -354,7 +346,7 @@ export class MirrorSession {
     const { lsn, time } = this.#sink.last;
     const parts = this.#cut();
     this.#drained();
-    const tables = [...this.#tables.values()];
+    const tables = this.#tables.all;
     const joining = tables.filter((t) => t.phase === "copied" && t.failure === null);
     const failed = tables.filter((t) => t.failure !== null && t.phase !== "needs_copy");
     for (const table of failed) if (table.failure) await this.#stop(table, table.failure);
@@ -396,9 +388,10 @@ export class MirrorSession {
 
   /** Takes what is committed out of the logs. */
   #cut(): { table: MirrorTable; segments: ReturnType<typeof withoutApplied> }[] {
-    return [...this.#tables.values()].flatMap((table) => {
+    return this.#tables.all.flatMap((table) => {
       const { log } = table.feed;
-      if (log === null || log.isEmpty || table.phase === "copying" || table.failure !== null) return [];
+      if (log === null || log.isEmpty || table.failure !== null || (table.phase !== "live" && table.phase !== "copied"))
+        return [];
       const segments = withoutApplied(log.take(), table.phase === "live" ? table.f : null);
       return segments.length === 0 ? [] : [{ table, segments }];
     });
@@ -417,7 +410,7 @@ export class MirrorSession {
     const flushed = await this.#ctx.pool.withClient((c) => flushedEverywhere(c));
     const safe = this.#confirmations.take(flushed);
     if (safe === null) return;
-    const holds = [...this.#tables.values()].flatMap((t) =>
+    const holds = this.#tables.all.flatMap((t) =>
       t.phase === "copying" || t.phase === "copied" ? (t.holdLsn ?? []) : [],
     );
     this.#stream?.confirm(holds.reduce(minLsn, safe));
@@ -426,13 +419,11 @@ export class MirrorSession {
 
   /** Writes rows that are too many for memory into files that nothing refers to. */
   async #stage(): Promise<void> {
-    const logs = [...this.#tables.values()].flatMap(({ feed, relation }) =>
+    const logs = this.#tables.all.flatMap(({ feed, relation }) =>
       feed.log === null ? [] : [{ log: feed.log, relation }],
     );
     for (const log of this.#sink.openLogs()) {
-      const table = [...this.#tables.values()].find(
-        (t) => t.shapes.size > 0 && [...t.shapes.values()].includes(log.shape),
-      );
+      const table = this.#tables.all.find((t) => t.shapes.size > 0 && [...t.shapes.values()].includes(log.shape));
       if (table) logs.push({ log, relation: table.relation });
     }
     this.#pause("staging");
