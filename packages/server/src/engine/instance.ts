@@ -61,7 +61,7 @@ export class Engine {
     return session;
   }
 
-  /** Gives a session back. `clean` says that it holds no temporary object, so that it may be used again. */
+  /** Gives a session back. `clean` says that it holds no temporary table (views by which nothing is named may stay), so that it may be used again. */
   release(session: EngineSession, clean: boolean): void {
     if (clean && !this.#closed && !session.broken && this.#idle.length < 8) {
       this.#idle.push(session);
