@@ -31,6 +31,7 @@ export function registerWorker(program: Command, context: CliContext): void {
             indexBytes: run.get(SETTINGS.mirrorIndexMemory),
             idleIntervalMs: MIRROR_IDLE_MS,
           },
+          slotWarnBytes: run.get(SETTINGS.slotWarnBytes),
           copyParallel: run.get(SETTINGS.copyParallel),
           once: flags["once"] === true,
           signal: run.signal,

@@ -38,3 +38,4 @@ export { tendCopies } from "./mirror/copies.ts";
 export { healthWarnings, type LakeHealth, lakeHealth } from "./maintain-health.ts";
 export { type MirrorReport, verifyMirrored } from "./mirror/verify-mirror.ts";
 export { resync, type ResyncResult } from "./mirror/resync.ts";
+export { guardSlot, readLags, readSlotReading } from "./mirror/guard.ts";

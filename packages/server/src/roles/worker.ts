@@ -36,6 +36,7 @@ import {
   tendCopies,
 } from "../movers/movers.ts";
 import { type RunningHttp, startMetricsHttp } from "./metrics-http.ts";
+import { MirrorMetrics } from "./mirror-metrics.ts";
 import { openRuntime, type Runtime, type RuntimeOptions } from "./runtime.ts";
 import { LakeMetrics } from "./lake-metrics.ts";
 import { WorkerMetrics } from "./worker-metrics.ts";
@@ -49,6 +50,8 @@ export interface WorkerOptions extends Omit<RuntimeOptions, "applicationName"> {
   /** `host:port`, or `off`. */
   readonly metricsListen: string;
   readonly mirror: PumpSettings;
+  /** WAL kept by the slot at which the worker warns. */
+  readonly slotWarnBytes: number;
   /** Connections of a mirrored table's first copy. */
   readonly copyParallel: number;
   /** Passes until nothing moves any more, then ends. */
@@ -87,7 +90,7 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerResult> {
       }
     });
     http = await startMetricsHttp(options.metricsListen, metrics, options.log);
-    return await lead(options, runtime, metrics, new LakeMetrics(registry), holder);
+    return await lead(options, runtime, metrics, new LakeMetrics(registry), new MirrorMetrics(registry), holder);
   } finally {
     await http?.close();
     await runtime.close();
@@ -99,6 +102,7 @@ async function lead(
   runtime: Runtime,
   metrics: WorkerMetrics,
   lakeMetrics: LakeMetrics,
+  mirrorMetrics: MirrorMetrics,
   holder: string,
 ): Promise<WorkerResult> {
   const { clock, log, signal } = options;
@@ -122,7 +126,7 @@ async function lead(
     metrics.leads(true);
     try {
       options.onLead?.(lease.epoch);
-      last = await new Term(options, runtime, metrics, lakeMetrics, lease).run();
+      last = await new Term(options, runtime, metrics, lakeMetrics, mirrorMetrics, lease).run();
       if (options.once) return last;
     } catch (error) {
       if (signal.aborted) return last;
@@ -154,6 +158,7 @@ class Term {
   readonly #options: WorkerOptions;
   readonly #runtime: Runtime;
   readonly #metrics: WorkerMetrics;
+  readonly #mirrorMetrics: MirrorMetrics;
   readonly #lakeMetrics: LakeMetrics;
   readonly #lease: Lease;
   readonly #signal: AbortSignal;
@@ -168,8 +173,10 @@ class Term {
     runtime: Runtime,
     metrics: WorkerMetrics,
     lakeMetrics: LakeMetrics,
+    mirrorMetrics: MirrorMetrics,
     lease: Lease,
   ) {
+    this.#mirrorMetrics = mirrorMetrics;
     this.#options = options;
     this.#runtime = runtime;
     this.#metrics = metrics;
@@ -228,7 +235,7 @@ class Term {
     const signal = AbortSignal.any([this.#signal, over.signal]);
     // Without the signal in it: what is under way when the term ends is finished, and fenced by the epoch.
     const ctx = this.#runtime.mover(this.#lease.epoch);
-    const pump = new Pump(ctx, this.#options.mirror);
+    const pump = new Pump(ctx, this.#options.mirror, { onFlush: (stats) => this.#mirrorMetrics.flushed(stats) });
     const running = pump.run(signal).catch((error: unknown) => {
       this.#options.log.warn("worker.pump_ended", { error: fromPgError(error, "the pump") });
       this.#mirrorFailed = true;
@@ -258,6 +265,7 @@ class Term {
     await pool.withClient(async (c) => {
       for (const { requestId } of requests) await answerRequest(c, requestId, "done", { ...result });
       await this.#metrics.refresh(c, log, this.#options.deltaBacklogWarnRows);
+      await this.#mirrorMetrics.refresh(c, log, this.#options.slotWarnBytes);
     });
     log.debug("cycle.done", { ms: Math.round(clock.monotonicMs() - startMs), ...result });
     return result;
