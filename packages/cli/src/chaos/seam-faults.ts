@@ -1,5 +1,5 @@
 /** What goes wrong, and when: a schedule that the seed determines, and the processes that it is done to. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { appendFileSync, mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { FAULT_POINTS } from "@spillway/base/fault";
 import { sharedClock as clock } from "@spillway/ha/client/shared-clock";
@@ -30,7 +30,7 @@ export interface Fault {
 export function schedule(seed: number, totalMs: number): Fault[] {
   const random = new Random(seed, "faults");
   const faults: Fault[] = [];
-  for (let atMs = 2000; atMs < totalMs; atMs += 300 + random.next() * 2200) {
+  for (let atMs = 2000; atMs < totalMs; atMs += 300 + random.next() * 3400) {
     const fault = { name: random.weighted(FAULTS), choice: random.int(0, 1000), forMs: 200 + random.next() * 3000 };
     faults.push({ atMs, ...fault });
   }
@@ -42,7 +42,7 @@ export function faultOfWorker(seed: number, number: number): string | null {
   const random = new Random(seed, `worker ${number}`);
   const points = FAULT_POINTS.filter((p) => /^(tier|fold|compact|expire|remove)\./.test(p));
   const [point, action, visit] = [random.pick(points), random.pick(["kill", "kill", "stop"]), random.int(1, 4)];
-  return random.chance(0.4) ? `${point}:${action}:${visit}` : null;
+  return random.chance(0.3) ? `${point}:${action}:${visit}` : null;
 }
 
 const HOLD_MS = 4000;
@@ -146,6 +146,8 @@ export class Victims {
     const child = new Child(["worker"], { ...this.#env, ...(fault === null ? {} : { SPILLWAY_FAULT: fault }) });
     // One that stopped itself comes back, as one that was paused would.
     if (fault?.includes(":stop:")) void this.#wakeAgain(child);
+    const name = `worker ${this.#started} (${fault ?? "no fault"})`;
+    void child.ended.then((how) => appendFileSync(`${this.#log}.workers`, `== ${name}: ${how}\n${child.stderr}`));
     return child;
   }
 

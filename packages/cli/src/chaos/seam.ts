@@ -53,6 +53,7 @@ export const run: Bench = async (options) => {
     const found = checkReads(chaos.models, reads);
     options.say(`${reads.length} reads checked, ${found.length} faults; coming to rest`);
     const client = await connect(victims.url, { applicationName: "chaos" });
+    const inStorm = await movements(client);
     const settled = await settle(client, victims.env, chaos.models);
     const moved = await movements(client);
     await endClient(client);
@@ -60,10 +61,14 @@ export const run: Bench = async (options) => {
     for (const fault of faults.slice(0, 20)) options.say(`${fault.kind}: ${fault.detail}`);
     for (const leftover of settled.leftovers.slice(0, 20)) options.say(leftover);
     kept = faults.length > 0 || settled.leftovers.length > 0;
-    return summarize(seed, seconds, faults, settled.leftovers, reads, { transactions: sorted(chaos.counts), moved });
+    return summarize(seed, seconds, faults, settled.leftovers, reads, {
+      transactions: sorted(chaos.counts),
+      moved,
+      moved_in_storm: inStorm,
+    });
   } finally {
     await victims.close();
-    if (kept && process.env["SPILLWAY_CHAOS_KEEP"]) options.say(`kept: ${home}`);
+    if (kept || process.env["SPILLWAY_CHAOS_KEEP"]) options.say(`kept: ${home}`);
     else rmSync(home, { recursive: true, force: true });
   }
 };

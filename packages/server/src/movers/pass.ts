@@ -43,7 +43,7 @@ export class Passes {
   /** Throws what ends the term: `leader_lost`, a lost source, the signal. */
   async run(ctx: MoverContext, options: PassOptions = {}): Promise<PassResult> {
     const all = await ctx.pool.withClient((c) => loadRelations(c));
-    const relations = options.only ? all.filter((r) => options.only?.includes(r.relationId)) : all;
+    const relations = inTurn(options.only ? all.filter((r) => options.only?.includes(r.relationId)) : all, ctx.epoch);
     const failed: Record<string, string> = {};
     let moved = 0;
     let waiting = 0;
@@ -126,6 +126,13 @@ export class Passes {
     if (!resumed) return;
     ctx.log.info("table.resumed", { table: displayName(relation) });
   }
+}
+
+/** Each term begins with another table: where terms are short, those at the end of the list get their turn all the same. */
+function inTurn<T>(relations: readonly T[], epoch: bigint | null): readonly T[] {
+  if (relations.length === 0) return relations;
+  const first = Number((epoch ?? 0n) % BigInt(relations.length));
+  return [...relations.slice(first), ...relations.slice(0, first)];
 }
 
 /** Errors that are not this table's: the lease, or the source itself, is lost; or the work was called off. */
