@@ -59,6 +59,8 @@ export interface Segment {
   staged: readonly DataFile[];
   /** The operation that keeps those files until a commit takes them. */
   stageOp: bigint | null;
+  /** Nobody wants it any more: if it is being staged, that is taken back. */
+  isDiscarded: boolean;
   readonly hashes: KeyHashes;
   readonly oldKeys: ColumnBatch;
   readonly oldHashes: KeyHashes;
@@ -200,6 +202,7 @@ export class ChangeLog {
       rows,
       staged: [],
       stageOp: null,
+      isDiscarded: false,
       hashes: hashKeys(this.#hasher, keyColumns(this.#shape, rows)),
       oldKeys,
       oldHashes: hashKeys(this.#hasher, oldKeys),
@@ -221,6 +224,14 @@ export class ChangeLog {
     const taken = this.#segments;
     this.#segments = [];
     return taken;
+  }
+
+  /** Gives everything up. Returns the operations that keep staged files. */
+  discard(): bigint[] {
+    return this.take().flatMap((segment) => {
+      segment.isDiscarded = true;
+      return segment.stageOp ?? [];
+    });
   }
 
   /** Puts a transaction of its own log behind what is here. */

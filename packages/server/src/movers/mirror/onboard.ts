@@ -39,6 +39,9 @@ export interface MirrorResult {
   readonly rows: bigint;
 }
 
+/** Longer than deadlock_timeout, at which an autovacuum is asked to give way. */
+const PATIENT_LOCK_MS = 5_000;
+
 /** Throws `register_refused` with the reasons of the first table that cannot be mirrored; nothing is begun then. */
 export async function registerMirrored(ctx: MoverContext, options: MirrorOptions): Promise<MirrorResult[]> {
   await ctx.pool.withClient((c) => requireOwnership(c, ctx.store, ctx.warehouse));
@@ -146,9 +149,13 @@ async function create(
         detail: { table: nameOf(facts) },
       }),
     );
+    // SHARE UPDATE EXCLUSIVE makes no writer wait, so it may be waited for until an autovacuum has given way.
+    const lockMs = hasAddTableFix(serverVersion) ? PATIENT_LOCK_MS : ctx.lockTimeoutMs;
     return await withLockRetries(ctx, () =>
-      lockingTransaction(ctx, (tx) =>
-        install(tx, { facts, mirror, metadata, location, opId, copyOp, serverVersion, options }),
+      lockingTransaction(
+        ctx,
+        (tx) => install(tx, { facts, mirror, metadata, location, opId, copyOp, serverVersion, options }),
+        lockMs,
       ),
     );
   } catch (error) {

@@ -22,7 +22,7 @@ import { type MirrorTable, withoutApplied } from "./mirror-table.ts";
 import { canStreamBinary, gapFaults, openReplication, timelineFaults } from "./preflight.ts";
 import { type FeedState, MirrorSink, type SinkHost } from "./sink.ts";
 import { shapeOf, signatureOf } from "./shape.ts";
-import { stageLogs } from "./staging.ts";
+import { abandonStaged, stageLogs } from "./staging.ts";
 import type { MirrorRow } from "./state.ts";
 import { stopTable, TableSet } from "./table-set.ts";
 
@@ -73,6 +73,8 @@ export class MirrorSession {
   #f: Lsn = 0n;
   /** Messages that came while a relation is being looked up. */
   readonly #held: Buffer[] = [];
+  /** Operations whose staged files nobody wants any more. */
+  readonly #discarded: bigint[] = [];
   #blocked: PgRelation<FeedState> | null = null;
   #error: unknown = null;
   readonly #pauses = new Set<string>();
@@ -175,6 +177,7 @@ export class MirrorSession {
         const table = this.#tables.get(feed.oid);
         if (table) table.failure ??= error;
       },
+      discarded: (operations) => this.#discarded.push(...operations),
       message: (_transactional, _lsn, prefix) => {
         if (prefix === "spillway.flush") this.#flushWanted = true;
       },
@@ -302,6 +305,7 @@ export class MirrorSession {
       }
       if (due && canCut) await this.#flush(false);
       if (this.#pauses.has("memory") || this.#bufferedRows() > this.#settings.maxBufferedRows) await this.#stage();
+      if (this.#discarded.length > 0) await abandonStaged(this.#ctx, this.#discarded.splice(0));
       if (nowMs - this.#lastConfirmMs >= CONFIRM_EVERY_MS) await this.#confirm();
       if (nowMs - this.#lastReloadMs >= RELOAD_EVERY_MS) {
         await this.#reload();

@@ -27,6 +27,8 @@ export interface SinkHost {
   stateOf(relation: PgRelation<FeedState>, xid: number): FeedState | null;
   /** A change that cannot be taken: the feed's log is given up, the others go on. */
   failed(feed: Feed, error: SpillwayError): void;
+  /** Operations whose staged files nobody wants any more. */
+  discarded(operations: readonly bigint[]): void;
   message(transactional: boolean, lsn: Lsn, prefix: string, content: Buffer): void;
   /** A transaction has ended at `endLsn`: a flush may be cut here. */
   committed(endLsn: Lsn): void;
@@ -157,6 +159,7 @@ export class MirrorSink implements PgOutputSink<FeedState> {
 
   onStreamAbort(xid: number, subxid: number): void {
     if (xid === subxid) {
+      for (const { log } of this.#streamed.get(xid)?.logs.values() ?? []) this.#host.discarded(log.discard());
       this.#streamed.delete(xid);
       return;
     }
@@ -165,8 +168,13 @@ export class MirrorSink implements PgOutputSink<FeedState> {
 
   /** Forgets what streamed transactions hold of a table. */
   drop(feed: Feed): void {
+    if (feed.log !== null) this.#host.discarded(feed.log.discard());
     feed.log = null;
-    for (const { logs } of this.#streamed.values()) logs.delete(feed.oid);
+    for (const { logs } of this.#streamed.values()) {
+      const held = logs.get(feed.oid);
+      if (held) this.#host.discarded(held.log.discard());
+      logs.delete(feed.oid);
+    }
   }
 
   #ended(endLsn: Lsn, commitTime: bigint): void {

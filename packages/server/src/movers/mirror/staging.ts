@@ -4,7 +4,7 @@
  */
 import { must } from "@spillway/base/assert";
 import { defaultSpec, readMetadata } from "@spillway/lake/metadata";
-import { loadLakeTable, openOp, type Relation } from "../../catalog/catalog.ts";
+import { abandonOp, loadLakeTable, openOp, type Relation } from "../../catalog/catalog.ts";
 import { writeDataFiles } from "../../engine/engine.ts";
 import { type MoverContext, stager } from "../context.ts";
 import type { ChangeLog, Segment } from "./change-log.ts";
@@ -46,5 +46,13 @@ async function stageSegment(ctx: MoverContext, relation: Relation, segment: Segm
   });
   segment.rows = null;
   segment.stageOp = opId;
+  if (segment.isDiscarded) await abandonStaged(ctx, [opId]);
   ctx.log.debug("mirror.staged", { table: relation.tableName, rows: segment.rowCount });
+}
+
+/** The files are removed with those of every operation that was taken back. */
+export async function abandonStaged(ctx: MoverContext, operations: readonly bigint[]): Promise<void> {
+  await ctx.pool.withClient(async (c) => {
+    for (const opId of operations) await abandonOp(c, opId, "the transaction was rolled back");
+  });
 }
