@@ -15,7 +15,7 @@ import { atMost, median, report, type Bar, type Bench, type BenchRun } from "./r
 
 const EVERY_MS = 20;
 /** No failed statement and no pause longer than this: nothing that the formation did (its own waits are of a second). */
-const NOISE_S = 0.5;
+const NOISE_S = 0.25;
 const LIMITS = { postmaster: 1.5, node: 6, switchover: 1, standby: 3, monitor: 0, partition: 10, stall: 10 } as const;
 type Event = keyof typeof LIMITS;
 const EVENTS = Object.keys(LIMITS) as Event[];
