@@ -82,17 +82,18 @@ let stateB = 0;
 function absorb(w: number, v: number): void {
   let a = stateA ^ w;
   let b = stateB ^ v;
-  let x = b ^ (b >>> 16);
-  x = Math.imul(x, K1);
-  a = (a + (x ^ (x >>> 15))) | 0;
-  x = Math.imul(a ^ (a >>> 16), K2);
-  b ^= x ^ (x >>> 15);
-  x = Math.imul(b ^ (b >>> 16), K3);
-  a = (a + (x ^ (x >>> 15))) | 0;
-  x = Math.imul(a ^ (a >>> 16), K4);
-  b ^= x ^ (x >>> 15);
+  a = (a + mixed(b, K1)) | 0;
+  b ^= mixed(a, K2);
+  a = (a + mixed(b, K3)) | 0;
+  b ^= mixed(a, K4);
   stateA = a;
   stateB = b;
+}
+
+/** F(x, k) */
+function mixed(x: number, k: number): number {
+  const y = Math.imul(x ^ (x >>> 16), k);
+  return y ^ (y >>> 15);
 }
 
 /** One field's constants, and the accumulation of its column into the row sums. */
@@ -130,8 +131,8 @@ export class RowHasher {
   /** The hashes of the batch's rows. Columns may be wider forms of the fields' kinds, of the same class. */
   hashBatch(batch: ColumnBatch): RowHashes {
     const { length } = batch;
-    const lo = new Uint32Array(length).fill(this.#startLo);
-    const hi = new Uint32Array(length).fill(this.#startHi);
+    const lo = new Int32Array(length).fill(this.#startLo);
+    const hi = new Int32Array(length).fill(this.#startHi);
     for (const [i, lane] of this.#lanes.entries()) {
       const column = must(batch.columns[i], `the column of field ${lane.field.fieldId}`);
       assert(
@@ -141,11 +142,11 @@ export class RowHasher {
       addColumn(lane, column, length, lo, hi);
     }
     finalize(lo, hi, length);
-    return { lo, hi };
+    return { lo: new Uint32Array(lo.buffer), hi: new Uint32Array(hi.buffer) };
   }
 }
 
-function addColumn(lane: Lane, column: Column, length: number, lo: Uint32Array, hi: Uint32Array): void {
+function addColumn(lane: Lane, column: Column, length: number, lo: Int32Array, hi: Int32Array): void {
   if (isVarColumn(column)) return addBytes(lane, column.offsets, column.heap, column.validity, length, lo, hi);
   switch (column.spec.kind) {
     case "bool":
@@ -156,13 +157,13 @@ function addColumn(lane: Lane, column: Column, length: number, lo: Uint32Array, 
     case "uuid":
       return addUuids(lane, column.data as Uint8Array, column.validity, length, lo, hi);
     case "decimal":
-      return addQuads(lane, wordsOf(column), column.validity, length, lo, hi);
+      return addPairs(lane, wordsOf(column), 2, column.validity, length, lo, hi);
     case "float32":
-      return addPairs(lane, canonicalFloats(column.data as Float32Array, length), column.validity, length, lo, hi);
+      return addPairs(lane, canonicalFloats(column.data as Float32Array, length), 1, column.validity, length, lo, hi);
     case "float64":
-      return addPairs(lane, canonicalFloats(column.data as Float64Array, length), column.validity, length, lo, hi);
+      return addPairs(lane, canonicalFloats(column.data as Float64Array, length), 1, column.validity, length, lo, hi);
     default:
-      return addPairs(lane, wordsOf(column), column.validity, length, lo, hi);
+      return addPairs(lane, wordsOf(column), 1, column.validity, length, lo, hi);
   }
 }
 
@@ -189,12 +190,14 @@ function canonicalFloats(data: Float32Array | Float64Array, length: number): Int
   return words;
 }
 
-/** Adds the state to the sum of row i. */
-function addState(lo: Uint32Array, hi: Uint32Array, i: number): void {
-  const before = lo[i] ?? 0;
-  const sum = (before + stateA) >>> 0;
+// The loops keep the state in variables of their own, which is more than twice as fast as `absorb`.
+
+/** Adds the hash (a, b) to the sum of row i. The carry is made of bits: unsigned words are a slower kind of number. */
+function addHash(lo: Int32Array, hi: Int32Array, i: number, a: number, b: number): void {
+  const x = lo[i] ?? 0;
+  const sum = (x + a) | 0;
   lo[i] = sum;
-  hi[i] = (hi[i] ?? 0) + stateB + (sum < before ? 1 : 0);
+  hi[i] = ((hi[i] ?? 0) + b + (((x & a) | ((x | a) & ~sum)) >>> 31)) | 0;
 }
 
 /** Values of at most 32 bits, sign-extended. */
@@ -203,53 +206,45 @@ function addWords(
   data: Uint8Array | Int16Array | Int32Array,
   validity: Uint8Array | null,
   length: number,
-  lo: Uint32Array,
-  hi: Uint32Array,
+  lo: Int32Array,
+  hi: Int32Array,
 ): void {
   for (let i = 0; i < length; i++) {
     if (validity !== null && validity[i] === 0) continue;
     const word = data[i] ?? 0;
-    stateA = seedA;
-    stateB = seedB;
-    absorb(word, word >> 31);
-    addState(lo, hi, i);
+    let a = seedA ^ word;
+    let b = seedB ^ (word >> 31);
+    a = (a + mixed(b, K1)) | 0;
+    b ^= mixed(a, K2);
+    a = (a + mixed(b, K3)) | 0;
+    b ^= mixed(a, K4);
+    addHash(lo, hi, i, a, b);
   }
 }
 
-/** Values of 64 bits as word pairs. */
+/** Values of `pairs` times 64 bits, as word pairs: two of them for 128 bits. */
 function addPairs(
   { seedA, seedB }: Lane,
   words: Int32Array,
+  pairs: 1 | 2,
   validity: Uint8Array | null,
   length: number,
-  lo: Uint32Array,
-  hi: Uint32Array,
+  lo: Int32Array,
+  hi: Int32Array,
 ): void {
   for (let i = 0; i < length; i++) {
     if (validity !== null && validity[i] === 0) continue;
-    stateA = seedA;
-    stateB = seedB;
-    absorb(words[2 * i] ?? 0, words[2 * i + 1] ?? 0);
-    addState(lo, hi, i);
-  }
-}
-
-/** Values of 128 bits as four words. */
-function addQuads(
-  { seedA, seedB }: Lane,
-  words: Int32Array,
-  validity: Uint8Array | null,
-  length: number,
-  lo: Uint32Array,
-  hi: Uint32Array,
-): void {
-  for (let i = 0; i < length; i++) {
-    if (validity !== null && validity[i] === 0) continue;
-    stateA = seedA;
-    stateB = seedB;
-    absorb(words[4 * i] ?? 0, words[4 * i + 1] ?? 0);
-    absorb(words[4 * i + 2] ?? 0, words[4 * i + 3] ?? 0);
-    addState(lo, hi, i);
+    let a = seedA;
+    let b = seedB;
+    for (let at = 2 * pairs * i; at < 2 * pairs * (i + 1); at += 2) {
+      a ^= words[at] ?? 0;
+      b ^= words[at + 1] ?? 0;
+      a = (a + mixed(b, K1)) | 0;
+      b ^= mixed(a, K2);
+      a = (a + mixed(b, K3)) | 0;
+      b ^= mixed(a, K4);
+    }
+    addHash(lo, hi, i, a, b);
   }
 }
 
@@ -258,12 +253,12 @@ function addUuids(
   data: Uint8Array,
   validity: Uint8Array | null,
   length: number,
-  lo: Uint32Array,
-  hi: Uint32Array,
+  lo: Int32Array,
+  hi: Int32Array,
 ): void {
   // A view of another buffer may lie at any offset, where 32-bit words cannot be read.
   const aligned = data.byteOffset % 4 === 0 ? data : data.slice(0, length * 16);
-  addQuads(lane, new Int32Array(aligned.buffer, aligned.byteOffset, length * 4), validity, length, lo, hi);
+  addPairs(lane, new Int32Array(aligned.buffer, aligned.byteOffset, length * 4), 2, validity, length, lo, hi);
 }
 
 function addBytes(
@@ -272,41 +267,57 @@ function addBytes(
   heap: Uint8Array,
   validity: Uint8Array | null,
   length: number,
-  lo: Uint32Array,
-  hi: Uint32Array,
+  lo: Int32Array,
+  hi: Int32Array,
 ): void {
   const view = new DataView(heap.buffer, heap.byteOffset, heap.byteLength);
   for (let i = 0; i < length; i++) {
     if (validity !== null && validity[i] === 0) continue;
-    stateA = seedA;
-    stateB = seedB;
-    absorbBytes(view, offsets[i] ?? 0, offsets[i + 1] ?? 0);
-    addState(lo, hi, i);
+    const start = offsets[i] ?? 0;
+    const end = offsets[i + 1] ?? 0;
+    let a = seedA ^ (end - start);
+    let b = seedB;
+    for (let at = start; at < end || at === start; at += 8) {
+      const whole = at + 8 <= end;
+      a ^= whole ? view.getInt32(at, true) : partOfWord(view, at, end);
+      b ^= whole ? view.getInt32(at + 4, true) : partOfWord(view, at + 4, end);
+      a = (a + mixed(b, K1)) | 0;
+      b ^= mixed(a, K2);
+      a = (a + mixed(b, K3)) | 0;
+      b ^= mixed(a, K4);
+    }
+    addHash(lo, hi, i, a, b);
+  }
+}
+
+/** The word at `at`, filled up with zero bytes from `end` on. */
+function partOfWord(view: DataView, at: number, end: number): number {
+  if (at + 4 <= end) return view.getInt32(at, true);
+  let word = 0;
+  for (let shift = 0; at < end; at++, shift += 8) word |= view.getUint8(at) << shift;
+  return word;
+}
+
+/** H on every row's sum. */
+function finalize(lo: Int32Array, hi: Int32Array, length: number): void {
+  for (let i = 0; i < length; i++) {
+    let a = (lo[i] ?? 0) ^ 0x243f6a88;
+    let b = (hi[i] ?? 0) ^ 0x85a308d3;
+    for (let round = 0; round < 2; round++) {
+      a = (a + mixed(b, K1)) | 0;
+      b ^= mixed(a, K2);
+      a = (a + mixed(b, K3)) | 0;
+      b ^= mixed(a, K4);
+    }
+    lo[i] = a;
+    hi[i] = b;
   }
 }
 
 function absorbBytes(view: DataView, start: number, end: number): void {
   stateA ^= end - start;
-  let at = start;
-  for (; at + 8 <= end; at += 8) absorb(view.getInt32(at, true), view.getInt32(at + 4, true));
-  if (at === end && end > start) return;
-  let low = 0;
-  let high = 0;
-  for (let shift = 0; at < end && shift < 32; at++, shift += 8) low |= view.getUint8(at) << shift;
-  for (let shift = 0; at < end; at++, shift += 8) high |= view.getUint8(at) << shift;
-  absorb(low, high);
-}
-
-/** H on every row's sum. */
-function finalize(lo: Uint32Array, hi: Uint32Array, length: number): void {
-  for (let i = 0; i < length; i++) {
-    stateA = lo[i] ?? 0;
-    stateB = hi[i] ?? 0;
-    absorb(0x243f6a88, 0x85a308d3);
-    absorb(0, 0);
-    lo[i] = stateA;
-    hi[i] = stateB;
-  }
+  for (let at = start; at < end || at === start; at += 8)
+    absorb(partOfWord(view, at, end), partOfWord(view, at + 4, end));
 }
 
 /** Hashes one value, for the defaults; the result is the state. */
