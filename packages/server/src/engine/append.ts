@@ -17,6 +17,7 @@ import { decimalBytes, logicalType } from "./types.ts";
 
 const INLINE = 12;
 const STRING_BYTES = 16;
+const WORD = 2 ** 32;
 
 export class BatchAppender {
   readonly #appender: Appender;
@@ -135,7 +136,9 @@ export class BatchAppender {
     const words = new Uint32Array(this.#scratch, 0, rows * 4);
     const bytes = new Uint8Array(this.#scratch, 0, rows * STRING_BYTES);
     bytes.fill(0);
-    let at = base;
+    // The address in two words: a remainder for each value would cost more than all else here.
+    let low = base % WORD;
+    let high = Math.floor(base / WORD);
     for (let i = 0; i < rows; i++) {
       const row = start + i;
       if (validity !== null && validity[row] === 0) continue;
@@ -145,9 +148,13 @@ export class BatchAppender {
       const head = length > INLINE ? 4 : length;
       for (let k = 0; k < head; k++) bytes[i * 16 + 4 + k] = heap[from + k] ?? 0;
       if (length <= INLINE) continue;
-      words[i * 4 + 2] = at % 2 ** 32;
-      words[i * 4 + 3] = Math.floor(at / 2 ** 32);
-      at += length;
+      words[i * 4 + 2] = low;
+      words[i * 4 + 3] = high;
+      low += length;
+      if (low >= WORD) {
+        low -= WORD;
+        high += 1;
+      }
     }
     copyIn(vector, this.#scratch, 0, rows * STRING_BYTES);
     if (column.spec.kind === "text") this.#checkShort(column, start, rows);
