@@ -20,7 +20,8 @@ import {
 } from "../catalog/catalog.ts";
 import { displayName, lockingTransaction, type MoverContext } from "./context.ts";
 import { type NewPartition, planPremake, stepOf } from "./premake-plan.ts";
-import { freeName, withLockRetries } from "./register.ts";
+import { refuseOldSnapshots } from "./old-snapshots.ts";
+import { freeName, isLockTimeout, withLockRetries } from "./register.ts";
 import { createSibling } from "./sibling.ts";
 import { type TieredRelation } from "./tiered.ts";
 
@@ -38,9 +39,19 @@ export async function premake(ctx: MoverContext, relation: TieredRelation): Prom
     await failuresSoFar(c, relation),
   ]);
   const patient = failures < PATIENCE;
+  const made: NewPartition[] = [];
+  let waiting: unknown = null;
   for (const partition of plan) {
     if (ctx.signal?.aborted) break;
-    await withLockRetries(ctx, () => makePartition(ctx, relation, partition, patient), LOCK_TRIES);
+    try {
+      await withLockRetries(ctx, () => makePartition(ctx, relation, partition, patient), LOCK_TRIES);
+    } catch (error) {
+      // One that has to wait, because rows of the landing belong to it, holds up no other.
+      if (!isLockTimeout(error)) throw error;
+      waiting ??= error;
+      continue;
+    }
+    made.push(partition);
     ctx.log.info("premake.made", {
       table: displayName(relation),
       partition: partition.name,
@@ -48,7 +59,8 @@ export async function premake(ctx: MoverContext, relation: TieredRelation): Prom
       to: keyText(relation.keyKind, partition.hi),
     });
   }
-  return plan;
+  if (waiting !== null) throw waiting;
+  return made;
 }
 
 /** Passes in which the table's lock was not to be had. */
@@ -136,6 +148,10 @@ async function landedKeys(db: Db, relation: TieredRelation, landing: Partition):
  * ATTACH alone would let the table's writers go on; but one that was routed to the landing a moment before, and waits there for
  * the lock, then fails with 23514 (its row belongs to the new partition now). So writers are kept out for that moment,
  * as far as they let us: rows in the landing are safe meanwhile. Only a table that is never free is attached to regardless.
+ *
+ * Not so when rows of the landing move: a statement that was planned before would look for them in the landing, and one with an
+ * older snapshot only in the partition, where they are too new for it. Then everybody is kept out, and nobody may have an older
+ * snapshot; else the rows stay where they are, which costs nothing but a larger delta.
  */
 async function makePartition(
   ctx: MoverContext,
@@ -149,10 +165,14 @@ async function makePartition(
       const name = await freeName(tx, relation.schemaName, wanted.name);
       const [lo, hi] = [wanted.lo, wanted.hi].map((k) => boundText(relation, k));
       const partition = await createSibling(tx, relation, name);
-      await tx.query(`lock table only ${parent} in ${patient ? "share row exclusive" : "share update exclusive"} mode`);
-      await moveLanded(tx, relation, partition, wanted);
+      const landing = await landingName(tx, relation);
+      const alone = await hasLanded(tx, relation, landing, wanted);
+      const shared = patient ? "share row exclusive" : "share update exclusive";
+      await tx.query(`lock table only ${parent} in ${alone ? "access exclusive" : shared} mode`);
+      const moved = await moveLanded(tx, relation, landing, partition, wanted);
       await tx.query(`alter table ${parent} attach partition ${partition} for values from (${lo}) to (${hi})`);
       if (ctx.epoch !== null) await assertEpoch(tx, { epoch: ctx.epoch });
+      if (moved > 0) await refuseOldSnapshots(tx, alone);
     });
   } catch (error) {
     const code = (error as { code?: string }).code ?? "";
@@ -171,23 +191,42 @@ function boundText(relation: TieredRelation, key: bigint): string {
   return relation.keyKind === "int" ? String(key) : `'${keyText(relation.keyKind, key)}'`;
 }
 
-/** Rows of the range leave the landing for the partition; the delta forgets them, because they are heap rows again. */
-async function moveLanded(
-  tx: pg.Client,
-  relation: TieredRelation,
-  partition: string,
-  range: NewPartition,
-): Promise<void> {
+async function landingName(tx: pg.Client, relation: TieredRelation): Promise<string> {
   const { rows } = await tx.query<{ name: string }>(
     "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1",
     [relation.landing],
   );
-  const landing = rows[0]?.name;
-  if (landing === undefined)
-    throw new SpillwayError("premake_failed", `the landing of ${displayName(relation)} is gone`);
-  await tx.query(`lock table ${landing} in access exclusive mode`);
+  const name = rows[0]?.name;
+  if (name === undefined) throw new SpillwayError("premake_failed", `the landing of ${displayName(relation)} is gone`);
+  return name;
+}
+
+function insideOf(relation: TieredRelation, range: NewPartition): string {
   const key = quoteIdent(relation.keyName);
-  const inside = `${key} >= ${keyLiteral(relation.keyKind, range.lo)} and ${key} < ${keyLiteral(relation.keyKind, range.hi)}`;
+  return `${key} >= ${keyLiteral(relation.keyKind, range.lo)} and ${key} < ${keyLiteral(relation.keyKind, range.hi)}`;
+}
+
+async function hasLanded(
+  tx: pg.Client,
+  relation: TieredRelation,
+  landing: string,
+  range: NewPartition,
+): Promise<boolean> {
+  const { rows } = await tx.query<{ any: boolean }>(
+    `select exists (select from only ${landing} where ${insideOf(relation, range)}) as any`,
+  );
+  return rows[0]?.any === true;
+}
+
+/** Rows of the range leave the landing for the partition; the delta forgets them, because they are heap rows again. */
+async function moveLanded(
+  tx: pg.Client,
+  relation: TieredRelation,
+  landing: string,
+  partition: string,
+  range: NewPartition,
+): Promise<number> {
+  await tx.query(`lock table ${landing} in access exclusive mode`);
   const columns = relation.columns.filter((c) => !c.dropped);
   const now = await tx.query<{ attname: string }>(
     `select attname from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped and attgenerated = ''`,
@@ -197,8 +236,8 @@ async function moveLanded(
     .map(quoteIdent)
     .join(", ");
   await tx.query("select set_config('spillway.internal', pg_current_xact_id()::text, true)");
-  await tx.query(
-    `with moved as (delete from only ${landing} where ${inside} returning ${names})
+  const { rowCount } = await tx.query(
+    `with moved as (delete from only ${landing} where ${insideOf(relation, range)} returning ${names})
      insert into ${partition} (${names}) overriding system value select ${names} from moved`,
   );
   await tx.query("select set_config('spillway.internal', '', true)");
@@ -206,4 +245,5 @@ async function moveLanded(
     range.lo.toString(),
     range.hi.toString(),
   ]);
+  return rowCount ?? 0;
 }

@@ -222,7 +222,7 @@ export async function withLockRetries<T>(
   }
 }
 
-function isLockTimeout(error: unknown): boolean {
+export function isLockTimeout(error: unknown): boolean {
   return isSpillwayError(error, "pg_lock_timeout") || (error as { code?: unknown } | null)?.code === "55P03";
 }
 
