@@ -36,6 +36,8 @@ export interface DeltaChunk {
 export interface ChunkLimits {
   readonly rows: number;
   readonly bytes: number;
+  /** The latest version that is due. Default: every one. */
+  readonly upTo?: bigint;
 }
 
 const FIRST = 3;
@@ -78,7 +80,7 @@ export async function readChunk(
   // Rows with extras wait until the column that they belong to is followed.
   const source = `(select op::text, version, key, ${selectList(plans)} from ${deltaTable(id)} d
     where key < (select t from spillway.seam where relation_id = ${id})
-      and key >= coalesce((select r from spillway.seam where relation_id = ${id}), key) and x is null
+      and key >= coalesce((select r from spillway.seam where relation_id = ${id}), key) and x is null${limits.upTo === undefined ? "" : ` and version <= ${limits.upTo}`}
     order by version limit ${limits.rows + 1})`;
   const head: PgColumnPlan[] = [
     plan("op", 25, "text", "text"),

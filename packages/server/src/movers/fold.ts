@@ -17,6 +17,7 @@ import { stageSnapshot } from "@spillway/lake/snapshot/stage";
 import {
   abandonOp,
   type Db,
+  deltaTable,
   type LakeCommit,
   type LakeTableRow,
   loadBands,
@@ -37,7 +38,7 @@ import type { TieredRelation } from "./tiered.ts";
 export interface FoldOptions {
   /** Delta rows of one pass, and so of one commit. Default 50 000. */
   readonly rowsPerPass?: number;
-  /** Default: until nothing is due. */
+  /** Default: until all that was due at the start is folded. */
   readonly maxPasses?: number;
 }
 
@@ -55,7 +56,11 @@ export const FOLD_ROWS = 50_000;
 /** Rows of one pass are held in memory. */
 const CHUNK_BYTES = 64 << 20;
 
-/** Folds until nothing is due, the passes are used up, or the signal comes. Throws what stops the table. */
+/**
+ * Folds until what was due at the start is in the lake, the passes are used up, or the signal comes. Corrections that come
+ * meanwhile are the next fold's: clients that correct faster than a pass takes must not keep one from ending. Throws
+ * what stops the table.
+ */
 export async function foldRelation(
   ctx: MoverContext,
   relation: TieredRelation,
@@ -63,7 +68,8 @@ export async function foldRelation(
 ): Promise<FoldResult> {
   const startMs = ctx.clock.monotonicMs();
   const total = { passes: 0, deltaRows: 0, upserts: 0, replaced: 0 };
-  const limits = { rows: options.rowsPerPass ?? FOLD_ROWS, bytes: CHUNK_BYTES };
+  const upTo = await latestVersion(ctx, relation);
+  const limits = { rows: options.rowsPerPass ?? FOLD_ROWS, bytes: CHUNK_BYTES, upTo };
   for (let more = true; more && total.passes < (options.maxPasses ?? Infinity) && !ctx.signal?.aborted;) {
     const chunk = await readChunk(ctx, relation, limits);
     if (chunk === null) break;
@@ -76,6 +82,13 @@ export async function foldRelation(
   const ms = Math.round(ctx.clock.monotonicMs() - startMs);
   if (total.passes > 0) ctx.log.info("fold.done", { table: displayName(relation), ...total, ms });
   return { ...total, ms };
+}
+
+async function latestVersion(ctx: MoverContext, relation: TieredRelation): Promise<bigint> {
+  const { rows } = await ctx.pool.withClient((c) =>
+    c.query<{ v: string | null }>(`select max(version)::text as v from ${deltaTable(relation.relationId)}`),
+  );
+  return BigInt(rows[0]?.v ?? -1);
 }
 
 async function foldChunk(ctx: MoverContext, relation: TieredRelation, chunk: DeltaChunk): Promise<number> {

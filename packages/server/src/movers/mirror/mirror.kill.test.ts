@@ -71,7 +71,8 @@ async function makeTables(name: string): Promise<void> {
 async function change(name: string, i: number): Promise<void> {
   await db.client.query(`begin; update ${name} set v = v + 1, t = 'c${i}' where id % 50 = ${i % 50};
     update ${name}_b set v = v + 1 where id % 50 = ${i % 50};
-    delete from ${name} where id = ${6000 + i}; insert into ${name} values (${7000 + i}, 5, 'n'); insert into ${name}_b values (${7000 + i}, 5); commit`);
+    delete from ${name} where id = ${6500 + i}; delete from ${name}_b where id = ${6500 + i};
+    insert into ${name} values (${7000 + i}, 5, 'n'); insert into ${name}_b values (${7000 + i}, 5); commit`);
 }
 
 /** Larger than the buffer: it is staged. */
@@ -200,7 +201,7 @@ test("SIGTERM flushes and leaves; the last table takes slot and publication alon
     },
     { timeoutMs: 20_000 },
   );
-  await change("load", 5000);
+  await change("load", 50_000);
   await sleep(1000);
   process.kill(worker.pid, "SIGTERM");
   await waitFor(

@@ -396,7 +396,10 @@ export class MirrorSession {
       const { log } = table.feed;
       if (log === null || log.isEmpty || table.failure !== null || (table.phase !== "live" && table.phase !== "copied"))
         return [];
-      const segments = withoutApplied(log.take(), table.phase === "live" ? table.f : null);
+      const taken = log.take();
+      const segments = withoutApplied(taken, table.phase === "live" ? table.f : null);
+      const kept = new Set(segments);
+      this.#discarded.push(...taken.flatMap((s) => (kept.has(s) ? [] : (s.stageOp ?? []))));
       return segments.length === 0 ? [] : [{ table, segments }];
     });
   }
