@@ -179,7 +179,11 @@ export class PgInstance {
 
   /** Ends the server at once and removes its files (a data directory of the caller's stays). */
   async destroy(): Promise<void> {
-    if (this.#child) await this.kill("SIGKILL");
+    if (this.#child) {
+      // Not SIGKILL: a postmaster that ends by itself gives its shared memory back.
+      this.signalAll("SIGCONT");
+      await this.kill("SIGQUIT");
+    }
     rmSync(this.socketDir, { recursive: true, force: true });
   }
 
