@@ -31,6 +31,16 @@ export const ENGINE_CODES = {
     cause: "a failure inside the query engine",
     remedy: "Run the statement again; if it fails again, report it with the log.",
   },
+  arrow_invalid: {
+    kind: "usage",
+    cause: "an Arrow message that cannot be read",
+    remedy: "Correct the client; the message names what is wrong.",
+  },
+  arrow_unsupported: {
+    kind: "usage",
+    cause: "Arrow data in a form that is not taken",
+    remedy: "Send plain columns without compression or dictionaries; cast the column that the message names.",
+  },
   engine_value_refused: {
     kind: "operator",
     cause: "a value that the lake's column type cannot hold",

@@ -20,3 +20,13 @@ export {
 } from "./scan-sql.ts";
 export { fileChecksum, type FileChecksum, type FileChecksumRequest } from "./file-checksum.ts";
 export { readDataFiles, type ReadOptions } from "./readback.ts";
+export { ArrowBatcher, encodeArrowBatch } from "./arrow-encode.ts";
+export { decodeArrowBatch, decodeArrowParts, ownArrowFields } from "./arrow-decode.ts";
+export {
+  type ArrowColumn,
+  type ArrowField,
+  decodeArrowSchema,
+  encapsulate,
+  encodeArrowSchema,
+  splitMessage,
+} from "./arrow-schema.ts";
