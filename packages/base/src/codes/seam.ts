@@ -41,4 +41,14 @@ export const SEAM_CODES = {
     cause: "a time-travel clause on a table that has no lake, or of a form that is not understood",
     remedy: "Use AT (VERSION => snapshot id) or AT (TIMESTAMP => time) on a registered table.",
   },
+  as_of_lsn_ahead: {
+    kind: "retry",
+    cause: "a read as of a WAL position that the mirror has not reached",
+    remedy: "Wait until F in `spillway status` has passed it, or give an earlier position.",
+  },
+  as_of_lsn_gone: {
+    kind: "refused",
+    cause: "a read as of a WAL position whose snapshot was thinned out, has expired, or is older than the table's copy",
+    remedy: "Give one of the positions that the message names: all are kept for ten minutes, then one a minute.",
+  },
 } as const satisfies Record<string, CodeEntry>;

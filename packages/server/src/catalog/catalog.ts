@@ -89,6 +89,7 @@ export {
   type NewRelation,
   putColumns,
 } from "./install.ts";
+export { carriedPosition, COPIED_KEY, LSN_KEY, requireSnapshotAtLsn, snapshotAtLsn } from "./lsn-view.ts";
 export { maxKey, type Partition, readPartitions } from "./partitions.ts";
 export { readTableColumns, type TableColumn } from "./table-columns.ts";
 export {

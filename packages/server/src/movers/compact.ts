@@ -12,7 +12,7 @@ import { readMetadata } from "@spillway/lake/metadata";
 import type { TableMetadata } from "@spillway/lake/model";
 import { type ScanTask, TRUE } from "@spillway/lake/scan/scan";
 import { stageSnapshot } from "@spillway/lake/snapshot/stage";
-import { type BandChange, type Db, loadBands, loadLakeTable, openOp } from "../catalog/catalog.ts";
+import { type BandChange, carriedPosition, type Db, loadBands, loadLakeTable, openOp } from "../catalog/catalog.ts";
 import { readDataFiles } from "../engine/engine.ts";
 import { displayName, type MoverContext, stager } from "./context.ts";
 import { type CompactionUnit, planCompaction, rulesOf } from "./compact-plan.ts";
@@ -209,7 +209,7 @@ class Compaction {
       addDataFiles: done.files.filter((f) => !emptied.has(f.path)),
       addDeleteFiles: deletes.addDeleteFiles,
       removeDataFiles: inputs.map((t) => t.dataFile),
-      summaryProps: { "spillway.op": this.#opId.toString(), "spillway.kind": "compact" },
+      summaryProps: { ...carriedPosition(base), "spillway.op": this.#opId.toString(), "spillway.kind": "compact" },
       onFile,
     });
     return {

@@ -4,7 +4,7 @@ import { currentSnapshot } from "@spillway/lake/metadata";
 import type { TableMetadata } from "@spillway/lake/model";
 import { storeSource } from "@spillway/lake/snapshot/source";
 import { stageSnapshot } from "@spillway/lake/snapshot/stage";
-import { openOp } from "../catalog/catalog.ts";
+import { carriedPosition, openOp } from "../catalog/catalog.ts";
 import { currentMetadata } from "./compact.ts";
 import { displayName, type MoverContext } from "./context.ts";
 import { giveUp, isUnknown } from "./fold.ts";
@@ -41,7 +41,7 @@ export async function rewriteManifests(ctx: MoverContext, relation: LakeRelation
           snapshotId: newInt63(),
           nowMs: ctx.clock.wallMs(),
           mergeManifests: true,
-          summaryProps: { "spillway.op": opId.toString(), "spillway.kind": "manifests" },
+          summaryProps: { ...carriedPosition(base), "spillway.op": opId.toString(), "spillway.kind": "manifests" },
           onFile,
         });
         after = staged.manifests.length;

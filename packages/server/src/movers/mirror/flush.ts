@@ -10,8 +10,10 @@ import { limiter } from "@spillway/lake/limiter";
 import {
   abandonOp,
   appendFileLog,
+  COPIED_KEY,
   type Db,
   type LakeCommit,
+  LSN_KEY,
   openOp,
   putColumns,
   stageFiles,
@@ -172,7 +174,7 @@ export class Flusher {
       segments,
       shape: shape ?? EMPTY_SHAPE,
       copied: table.copied,
-      summary: summaryOf(input),
+      summary: { ...summaryOf(input), ...(table.phase === "copied" ? { [COPIED_KEY]: "true" } : {}) },
       onFile,
       source: this.#manifests,
       initialText: (id) => table.relation.columns.find((c) => c.fieldId === id)?.initialDefault ?? null,
@@ -320,7 +322,7 @@ async function joined(tx: Db, table: MirrorTable): Promise<void> {
 
 function summaryOf({ lsn, timeline, commitTime }: FlushInput): Record<string, string> {
   return {
-    "spillway.lsn": formatLsn(lsn),
+    [LSN_KEY]: formatLsn(lsn),
     "spillway.timeline": String(timeline),
     ...(commitTime === null ? {} : { "spillway.commit-time": isoTime(commitTime) }),
   };
