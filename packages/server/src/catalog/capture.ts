@@ -7,6 +7,7 @@
  */
 import { CANONICAL_TEXT_SETTINGS } from "@spillway/base/pg-types";
 import { must } from "@spillway/base/assert";
+import { outputText } from "@spillway/pg/columns/plan";
 import { quoteIdent, quoteLiteral, quoteQualified } from "@spillway/pg/quote";
 import { type KeyKind, keyExpression } from "./key.ts";
 import {
@@ -89,7 +90,7 @@ function nameOf(spec: CaptureSpec, attnum: number): string {
 
 function valueOf(column: CaptureColumn, row: string): string {
   const value = `${row}.${quoteIdent(column.name)}`;
-  return column.isText ? `${value}::text` : value;
+  return column.isText ? outputText(value) : value;
 }
 
 /** `a.x = b.x and …` over the primary key. */

@@ -27,6 +27,7 @@ import {
   type TableColumn,
 } from "../catalog/catalog.ts";
 import { displayName, lockingTransaction, type MoverContext } from "./context.ts";
+import { keyTypeFault } from "./register-checks.ts";
 import { type FollowPlan, planFollow } from "./follow-plan.ts";
 import { publish } from "./publish.ts";
 import { type Drift, schemaDrift } from "./schema-drift.ts";
@@ -35,7 +36,11 @@ import type { TieredRelation } from "./tiered.ts";
 /** True when something was followed: the relation has to be loaded again. Throws `table_gone`, `schema_change_unsupported`. */
 export async function follow(ctx: MoverContext, relation: TieredRelation): Promise<boolean> {
   const renamed = await followName(ctx, relation);
-  const now = await ctx.pool.withClient((c) => readTableColumns(c, relation.relid));
+  const now = await ctx.pool.withClient(async (c) => {
+    const columns = await readTableColumns(c, relation.relid);
+    await requireSameKey(c, relation, columns);
+    return columns;
+  });
   const drift = schemaDrift(relation, now);
   if (drift === null) {
     await drainExtras(ctx, relation, now);
@@ -43,6 +48,28 @@ export async function follow(ctx: MoverContext, relation: TieredRelation): Promi
   }
   await followColumns(ctx, relation, drift, now);
   return true;
+}
+
+/** By the primary key a row is found in either tier: another one, or another equality of it, cannot be followed. */
+async function requireSameKey(db: Db, relation: TieredRelation, now: readonly TableColumn[]): Promise<void> {
+  const stop = (why: string): never => {
+    throw new SpillwayError("schema_change_unsupported", `${displayName(relation)}: ${why}`);
+  };
+  const { rows } = await db.query<{ pk: number[] | null; deferrable: boolean }>(
+    `select (select array_agg(k::int order by k) from unnest(i.indkey::int2[]) with ordinality x (k, o)
+         where o <= i.indnkeyatts) as pk, not i.indimmediate as deferrable
+     from pg_index i where i.indrelid = $1 and i.indisprimary`,
+    [relation.relid],
+  );
+  const pk = rows[0]?.pk ?? [];
+  if (pk.length === 0) stop("its primary key was dropped");
+  if (pk.join() !== [...relation.pkAttnums].toSorted((a, b) => a - b).join())
+    stop("its primary key is of other columns than before");
+  if (rows[0]?.deferrable === true) stop("its primary key became deferrable");
+  for (const column of now.filter((c) => pk.includes(c.attnum))) {
+    const fault = keyTypeFault(column);
+    if (fault !== null) stop(`column ${column.name} of its primary key ${fault}`);
+  }
 }
 
 async function followName(ctx: MoverContext, relation: TieredRelation): Promise<boolean> {

@@ -86,7 +86,7 @@ export async function purgeIdle(
     delta: deltaColumn(attnum),
     name: quoteIdent(relation.columns.find((c) => c.attnum === attnum)?.name ?? ""),
   }));
-  const same = pk.map((c) => `r.${c.name}::text = d.${c.delta}::text`).join(" and ");
+  const same = pk.map((c) => `pg_catalog.concat(r.${c.name}) = pg_catalog.concat(d.${c.delta})`).join(" and ");
   // Below `hi` nothing is captured but the landing: what lost leaves have left goes, all of it.
   const range =
     hi === null

@@ -8,6 +8,7 @@ import { faultPoint } from "@spillway/base/fault";
 import { newUuid } from "@spillway/base/ids";
 import { createTableMetadata, writeMetadata } from "@spillway/lake/metadata";
 import type { TableMetadata } from "@spillway/lake/model";
+import { outputText } from "@spillway/pg/columns/plan";
 import { quoteIdent, quoteQualified } from "@spillway/pg/quote";
 import type pg from "pg";
 import {
@@ -369,7 +370,10 @@ async function cutLine(tx: Db, facts: TableFacts, plan: RegisterPlan, landingSql
 async function captureExisting(tx: Db, spec: CaptureSpec, landingSql: string): Promise<void> {
   const key = spec.columns.find((c) => c.attnum === spec.keyAttnum);
   if (!key) return;
-  const values = spec.columns.map((c) => `r.${quoteIdent(c.name)}${c.isText ? "::text" : ""}`);
+  const values = spec.columns.map((c) => {
+    const value = `r.${quoteIdent(c.name)}`;
+    return c.isText ? outputText(value) : value;
+  });
   await tx.query(
     `insert into ${deltaTable(spec.relationId)} (op, version, key, ${spec.columns.map((c) => deltaColumn(c.attnum)).join(", ")})
      select 'U', nextval('spillway.delta_version'), ${keyExpression(spec.keyKind, `r.${quoteIdent(key.name)}`)},

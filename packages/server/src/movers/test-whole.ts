@@ -11,6 +11,7 @@ import { DeleteLoader } from "@spillway/lake/deletes/deletes";
 import { planScan, type ScanTask } from "@spillway/lake/scan/scan";
 import { storeSource } from "@spillway/lake/snapshot/source";
 import { localPathOf, type ObjectStore } from "@spillway/lake/store/store";
+import { outputText } from "@spillway/pg/columns/plan";
 import { quoteIdent as q } from "@spillway/pg/quote";
 import type pg from "pg";
 import { deltaColumn, deltaTable, keyExpression, loadLakeTable, loadRelationByName } from "../catalog/catalog.ts";
@@ -29,11 +30,11 @@ export async function checkWhole(ctx: MoverContext, client: pg.Client, table: st
   const t = `(select t from spillway.seam where relation_id = ${relation.relationId})`;
   const delta = deltaTable(relation.relationId);
   const nameOf = (attnum: number): string => q(columns.find((c) => c.attnum === attnum)?.name ?? "");
-  const on = relation.pkAttnums.map((n) => `l.${nameOf(n)}::text = d.${deltaColumn(n)}::text`).join(" and ");
-  const list = columns.map((c) => `${q(c.name)}::text`).join(", ");
+  const on = relation.pkAttnums.map((n) => `concat(l.${nameOf(n)}) = concat(d.${deltaColumn(n)})`).join(" and ");
+  const list = columns.map((c) => outputText(q(c.name))).join(", ");
   const whole = `select ${list} from ${q(table)} where ${key} >= ${t}
     union all select ${list} from ${q(`${table}_lake`)} l where not exists (select from ${delta} d where d.key < ${t} and ${on})
-    union all select ${columns.map((c) => `${deltaColumn(c.attnum)}::text`).join(", ")} from ${delta} where op = 'U' and key < ${t}`;
+    union all select ${columns.map((c) => outputText(deltaColumn(c.attnum))).join(", ")} from ${delta} where op = 'U' and key < ${t}`;
   const model = `select ${list} from ${q(`${table}_model`)}`;
   const { rows } = await client.query(
     `select 'missing' as fault, x::text as row from ((${model}) except all (${whole})) x
@@ -71,7 +72,7 @@ export async function loadLake(ctx: MoverContext, client: pg.Client, table: stri
   const live = await liveRows(ctx, plan.tasks);
   await ctx.engine.use((s) =>
     s.run(
-      `COPY (SELECT ${columns.map((c) => duckIdent(c.name)).join(", ")} FROM read_parquet(
+      `COPY (SELECT ${columns.map((c) => asText(duckIdent(c.name), types.get(c.fieldId))).join(", ")} FROM read_parquet(
          ${duckList(plan.tasks.map((t) => localPathOf(t.dataFile.path) ?? ""))}, schema = MAP {${schema.join(", ")}})
          WHERE ${live})
        TO ${duckLiteral(csv)} (FORMAT csv, HEADER false, NULLSTR '\\N', FORCE_QUOTE *)`.replace(", FORCE_QUOTE *", ""),
@@ -84,6 +85,11 @@ export async function loadLake(ctx: MoverContext, client: pg.Client, table: stri
   );
   rmSync(dir, { recursive: true });
   return rowCount ?? 0;
+}
+
+/** Bytes as Postgres reads them; all else DuckDB's CSV writes as Postgres does. */
+function asText(name: string, type: string | undefined): string {
+  return type === "BLOB" ? `'\\x' || lower(hex(${name}))` : name;
 }
 
 /** A condition that leaves out deleted positions. */

@@ -1,6 +1,7 @@
 /** From the rows that a statement was given to the rows that it left: what the delta must hold. */
 import { must } from "@spillway/base/assert";
 import { SpillwayError } from "@spillway/base/errors";
+import { outputText } from "@spillway/pg/columns/plan";
 import { quoteIdent } from "@spillway/pg/quote";
 import type { TextResult } from "@spillway/pg/wire/query";
 import { deltaColumn, deltaTable, keyExpression, keyLiteral } from "../catalog/catalog.ts";
@@ -66,7 +67,7 @@ async function refuseBelow(query: DeltaWrite["query"], sql: string): Promise<voi
 function unfollowed(relation: ResolvedRelation, lake: LakeState): string {
   const columns = relation.columns.filter((c) => !lake.followed.has(c.attnum));
   if (columns.length === 0) return "NULL::jsonb";
-  return `jsonb_build_object(${columns.map((c) => `'${c.attnum}', q.${nameOf(c)}::text`).join(", ")})`;
+  return `jsonb_build_object(${columns.map((c) => `'${c.attnum}', ${outputText(`q.${nameOf(c)}`)}`).join(", ")})`;
 }
 
 function nameOf(column: SeamColumn): string {
@@ -74,7 +75,8 @@ function nameOf(column: SeamColumn): string {
 }
 
 function valueSql(column: SeamColumn): string {
-  return `q.${nameOf(column)}${column.table.deltaType === "text" ? "::text" : ""}`;
+  const value = `q.${nameOf(column)}`;
+  return column.table.deltaType === "text" ? outputText(value) : value;
 }
 
 /** The count in a command's tag. */

@@ -205,7 +205,11 @@ begin
     'select ''D'', nextval(''spillway.delta_version''), $2, %3$s from jsonb_populate_record(null::%4$s, $1) r '
     'on conflict (%2$s) do update set op = ''D'', version = nextval(''spillway.delta_version''), key = excluded.key%5$s',
     'delta_' || g.relation_id, delta_columns,
-    (select string_agg(format('r.%I', c), ', ' order by ord) from unnest(g.pk_names) with ordinality as p (c, ord)),
+    (select string_agg(format(case when d.atttypid = 'text'::regtype then 'pg_catalog.concat(r.%I)' else 'r.%I' end, n.c), ', '
+       order by n.ord)
+     from unnest(g.pk_names, pk_attnums) with ordinality as n (c, a, ord)
+     join pg_attribute d on d.attrelid = to_regclass('spillway.' || quote_ident('delta_' || g.relation_id))
+       and d.attname = 'c' || n.a and not d.attisdropped),
     rel, spillway.delta_reset(g.relation_id)) using data, k;
 end $$;
 
@@ -218,6 +222,13 @@ as $$
   where a.attrelid = to_regclass('spillway.' || quote_ident('delta_' || relation)) and a.attnum > 0 and not a.attisdropped
     and a.attname not in ('op', 'version', 'key')
     and not (a.attname = any (select 'c' || n from unnest(x.pk_attnums) n))
+$$;
+
+-- The text that the type's own output function makes of a value, as COPY does. A cast to text can be another function: that of
+-- inet adds the mask, and users can make casts of their own.
+create function spillway.output_text(expression text) returns text language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select format('case when %1$s is distinct from null then pg_catalog.concat(%1$s) end', expression)
 $$;
 
 -- The slow path of a capture: the statement that puts one row (as $1) into the delta while the table's columns differ
@@ -247,10 +258,11 @@ begin
   loop
     if col.delta_name is not null and (col.same or col.is_pk) then
       names := names || format(', %I', col.delta_name);
-      vals := vals || format(', r.%I::%s', col.attname, col.delta_type);
+      vals := vals || ', ' || case when col.delta_type = 'text' then spillway.output_text(format('r.%I', col.attname))
+        else format('r.%I::%s', col.attname, col.delta_type) end;
       if not col.is_pk then sets := sets || format(', %1$I = excluded.%1$I', col.delta_name); end if;
     else
-      extra := extra || format(', %L, r.%I::text', col.attnum::text, col.attname);
+      extra := extra || format(', %L, %s', col.attnum::text, spillway.output_text(format('r.%I', col.attname)));
       if col.delta_name is not null then sets := sets || format(', %1$I = null', col.delta_name); end if;
     end if;
   end loop;
@@ -276,9 +288,12 @@ begin
     where r.relation_id = relation;
   select string_agg('c' || p.n, ', ' order by p.ord),
       string_agg(format('r.%1$I = ($1).%1$I', a.attname), ' and '),
-      string_agg(format('($1).%I', a.attname), ', ' order by p.ord)
+      string_agg(format(case when d.atttypid = 'text'::regtype then 'pg_catalog.concat(($1).%I)' else '($1).%I' end, a.attname),
+        ', ' order by p.ord)
     into delta_pk, same_pk, old_pk
-    from unnest(pk_attnums) with ordinality as p (n, ord) join pg_attribute a on a.attrelid = rel and a.attnum = p.n;
+    from unnest(pk_attnums) with ordinality as p (n, ord) join pg_attribute a on a.attrelid = rel and a.attnum = p.n
+    join pg_attribute d on d.attrelid = to_regclass('spillway.' || quote_ident('delta_' || relation))
+      and d.attname = 'c' || p.n and not d.attisdropped;
   select format('%I.%I', n.nspname, c.relname) into target
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = leaf;
 end $$;
@@ -346,5 +361,6 @@ end $$;
 
 revoke execute on function spillway.slow_capture(bigint, oid, oid), spillway.slow_facts(bigint, oid, oid),
   spillway.slow_tombstone(bigint, oid, oid), spillway.truncate_capture(bigint, oid, oid),
-  spillway.slow_landing(bigint, oid, oid, jsonb), spillway.delta_reset(bigint) from public;
+  spillway.slow_landing(bigint, oid, oid, jsonb), spillway.delta_reset(bigint), spillway.output_text(text)
+  from public;
 `;
