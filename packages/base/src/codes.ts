@@ -12,7 +12,9 @@ import { LAKE_CODES } from "./codes/lake.ts";
 import { MIRROR_CODES } from "./codes/mirror.ts";
 import { MOVER_CODES } from "./codes/movers.ts";
 import { PG_CODES } from "./codes/pg.ts";
+import { PGWIRE_CODES } from "./codes/pgwire.ts";
 import { SEAM_CODES } from "./codes/seam.ts";
+import { SERVE_SESSION_CODES } from "./codes/serve-session.ts";
 import { SERVE_CODES } from "./codes/serve.ts";
 
 /**
@@ -44,8 +46,10 @@ export const CODES = {
   ...MIRROR_CODES,
   ...MOVER_CODES,
   ...PG_CODES,
+  ...PGWIRE_CODES,
   ...SEAM_CODES,
   ...SERVE_CODES,
+  ...SERVE_SESSION_CODES,
 } as const satisfies Record<string, CodeEntry>;
 
 export type ErrorCode = keyof typeof CODES;
