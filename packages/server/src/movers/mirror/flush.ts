@@ -39,8 +39,8 @@ export interface FlushInput {
   readonly timeline: number;
   /** µs since 1970 of the last commit; null when none came. */
   readonly commitTime: bigint | null;
-  /** How long ago the logs were cut. */
-  readonly ageMs: () => number;
+  /** How long ago it was that everything up to `lsn` was all there is; null when that is not known. */
+  readonly ageMs: () => number | null;
 }
 
 export interface FlushResult {
@@ -242,10 +242,11 @@ export class Flusher {
     live: readonly MirrorTable[],
   ): Promise<void> {
     const ids = live.map((t) => t.relation.relationId.toString());
+    const ageMs = input.ageMs();
     await tx.query(
-      `update spillway.seam set f_lsn = $2, f_timeline = $3, f_at = clock_timestamp() - make_interval(secs => $4)
+      `update spillway.seam set f_lsn = $2, f_timeline = $3, f_at = coalesce(clock_timestamp() - make_interval(secs => $4), f_at)
        where relation_id = any ($1::bigint[])`,
-      [ids, formatLsn(input.lsn), input.timeline, input.ageMs() / 1000],
+      [ids, formatLsn(input.lsn), input.timeline, ageMs === null ? null : ageMs / 1000],
     );
     const stageOps = ready.flatMap((p) => p.segments.flatMap((s) => (s.stageOp === null ? [] : s.stageOp.toString())));
     if (stageOps.length > 0) {

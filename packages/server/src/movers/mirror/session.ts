@@ -16,13 +16,14 @@ import { ChangeLog } from "./change-log.ts";
 import { Confirmations, flushedEverywhere, walPosition } from "./confirm.ts";
 import { Cuts } from "./cut.ts";
 import { Flusher } from "./flush.ts";
+import { FrontierTimes } from "./frontier-time.ts";
 import { followStream } from "./follow-stream.ts";
 import { watchLeaves } from "./watch.ts";
 import { type MirrorTable, withoutApplied } from "./mirror-table.ts";
 import { canStreamBinary, gapFaults, openReplication, timelineFaults } from "./preflight.ts";
 import { type FeedState, MirrorSink, type SinkHost } from "./sink.ts";
 import { shapeOf, signatureOf } from "./shape.ts";
-import { abandonStaged, stageLogs } from "./staging.ts";
+import { abandonStaged, logsOf, memoryRows, stageLogs } from "./staging.ts";
 import type { MirrorRow } from "./state.ts";
 import { stopTable, TableSet } from "./table-set.ts";
 
@@ -79,6 +80,9 @@ export class MirrorSession {
   #error: unknown = null;
   readonly #pauses = new Set<string>();
   #flushWanted = false;
+  /** Somebody waits for F to pass this moment, whether or not anything of ours has changed. */
+  #flushAsked = false;
+  readonly #times = new FrontierTimes();
   /** Of messages since the logs were last cut or staged. */
   #bytes = 0;
   #lastFlushMs = 0;
@@ -179,7 +183,7 @@ export class MirrorSession {
       },
       discarded: (operations) => this.#discarded.push(...operations),
       message: (_transactional, _lsn, prefix) => {
-        if (prefix === "spillway.flush") this.#flushWanted = true;
+        if (prefix === "spillway.flush") this.#flushWanted = this.#flushAsked = true;
       },
       committed: () => {
         if (this.#sink.transactions % LOOK_EVERY === 0 && this.#bufferedRows() > this.#settings.maxBufferedRows)
@@ -301,14 +305,16 @@ export class MirrorSession {
       const canCut = this.#sink.isAtCommit && this.#blocked === null && this.#held.length === 0;
       if (signal.aborted) {
         if (canCut) await this.#flush(true);
+        await this.#giveUpDiscarded();
         return;
       }
       if (due && canCut) await this.#flush(false);
       if (this.#pauses.has("memory") || this.#bufferedRows() > this.#settings.maxBufferedRows) await this.#stage();
-      if (this.#discarded.length > 0) await abandonStaged(this.#ctx, this.#discarded.splice(0));
+      await this.#giveUpDiscarded();
       if (nowMs - this.#lastConfirmMs >= CONFIRM_EVERY_MS) await this.#confirm();
       if (nowMs - this.#lastReloadMs >= RELOAD_EVERY_MS) {
         await this.#reload();
+        await this.#look();
       }
       if (nowMs - this.#lastWatchMs >= RELOAD_EVERY_MS) {
         this.#lastWatchMs = nowMs;
@@ -347,6 +353,8 @@ export class MirrorSession {
     const startMs = clock.monotonicMs();
     this.#flushWanted = false;
     this.#lastFlushMs = startMs;
+    const asked = this.#flushAsked;
+    this.#flushAsked = false;
     const { lsn, time } = this.#sink.last;
     const parts = this.#cut();
     this.#drained();
@@ -357,7 +365,7 @@ export class MirrorSession {
     const hasWork =
       parts.length > 0 || joining.length > 0 || tables.some((t) => t.pending !== null && t.phase === "live");
     const live = tables.filter((t) => t.phase === "live" && t.failure === null);
-    const isIdleDue = startMs - this.#lastIdleMs >= this.#settings.idleIntervalMs || last;
+    const isIdleDue = startMs - this.#lastIdleMs >= this.#settings.idleIntervalMs || last || asked;
     if (!hasWork && (lsn <= this.#f || !isIdleDue || live.length === 0)) {
       if (live.length === 0 && lsn > this.#f && isIdleDue) this.#idleWithoutTables(lsn, startMs);
       return;
@@ -373,14 +381,18 @@ export class MirrorSession {
       lsn,
       timeline: this.#timeline,
       commitTime: this.#cutTime,
-      ageMs: () => clock.monotonicMs() - startMs,
+      ageMs: () => this.#times.ageMs(lsn, clock.monotonicMs()),
     });
     this.#f = lsn;
-    const after = await this.#ctx.pool.withClient((c) => walPosition(c));
-    this.#confirmations.add(lsn, after);
+    this.#confirmations.add(lsn, await this.#look());
     for (const table of tables) if (table.failure !== null) this.#sink.drop(table.feed);
     await this.#confirm();
     this.#events.onFlush?.({ ...result, ms: clock.monotonicMs() - startMs });
+  }
+
+  /** The end of the WAL, which also tells how old F is. */
+  #look(): Promise<Lsn> {
+    return this.#times.look(this.#ctx.clock, () => this.#ctx.pool.withClient((c) => walPosition(c)));
   }
 
   /** With no live table there is no F: the slot goes on by itself, unless a copy holds it. */
@@ -424,26 +436,19 @@ export class MirrorSession {
     faultPoint("mirror.confirmed");
   }
 
+  async #giveUpDiscarded(): Promise<void> {
+    if (this.#discarded.length > 0) await abandonStaged(this.#ctx, this.#discarded.splice(0));
+  }
+
   /** Writes rows that are too many for memory into files that nothing refers to. */
   async #stage(): Promise<void> {
-    const logs = this.#tables.all.flatMap(({ feed, relation }) =>
-      feed.log === null ? [] : [{ log: feed.log, relation }],
-    );
-    for (const log of this.#sink.openLogs()) {
-      const table = this.#tables.all.find((t) => t.shapes.size > 0 && [...t.shapes.values()].includes(log.shape));
-      if (table) logs.push({ log, relation: table.relation });
-    }
     this.#pause("staging");
     try {
-      await stageLogs(this.#ctx, logs);
+      await stageLogs(this.#ctx, logsOf(this.#tables.all, this.#sink.openLogs()));
       faultPoint("mirror.staged");
     } finally {
       this.#drained();
       this.#resume("staging");
     }
   }
-}
-
-function memoryRows(log: ChangeLog): number {
-  return log.segments.reduce((sum, s) => sum + (s.rows === null ? 0 : s.rowCount), log.openRows);
 }

@@ -7,11 +7,28 @@ import { defaultSpec, readMetadata } from "@spillway/lake/metadata";
 import { abandonOp, loadLakeTable, openOp, type Relation } from "../../catalog/catalog.ts";
 import { writeDataFiles } from "../../engine/engine.ts";
 import { type MoverContext, stager } from "../context.ts";
+import { removeAbandonedFiles } from "../recover.ts";
 import type { ChangeLog, Segment } from "./change-log.ts";
+import type { MirrorTable } from "./mirror-table.ts";
 
 export interface StagedLog {
   readonly log: ChangeLog;
   readonly relation: Relation;
+}
+
+/** The logs of the tables and those of transactions that are still open. */
+export function logsOf(tables: readonly MirrorTable[], open: Iterable<ChangeLog>): StagedLog[] {
+  const logs = tables.flatMap(({ feed, relation }) => (feed.log === null ? [] : [{ log: feed.log, relation }]));
+  for (const log of open) {
+    const table = tables.find((t) => t.shapes.size > 0 && [...t.shapes.values()].includes(log.shape));
+    if (table) logs.push({ log, relation: table.relation });
+  }
+  return logs;
+}
+
+/** Rows of a log that are in memory. */
+export function memoryRows(log: ChangeLog): number {
+  return log.segments.reduce((sum, s) => sum + (s.rows === null ? 0 : s.rowCount), log.openRows);
 }
 
 export async function stageLogs(ctx: MoverContext, logs: readonly StagedLog[]): Promise<void> {
@@ -50,9 +67,10 @@ async function stageSegment(ctx: MoverContext, relation: Relation, segment: Segm
   ctx.log.debug("mirror.staged", { table: relation.tableName, rows: segment.rowCount });
 }
 
-/** The files are removed with those of every operation that was taken back. */
+/** Takes operations back, and removes their files at once: a worker that ends here leaves nothing behind. */
 export async function abandonStaged(ctx: MoverContext, operations: readonly bigint[]): Promise<void> {
   await ctx.pool.withClient(async (c) => {
-    for (const opId of operations) await abandonOp(c, opId, "the transaction was rolled back");
+    for (const opId of operations) await abandonOp(c, opId, "nobody wants its rows any more");
   });
+  await removeAbandonedFiles(ctx);
 }
