@@ -87,6 +87,7 @@ export {
   installRelation,
   loadCaptureSpec,
   type NewRelation,
+  noteLandingFile,
   putColumns,
 } from "./install.ts";
 export { carriedPosition, COPIED_KEY, LSN_KEY, requireSnapshotAtLsn, snapshotAtLsn } from "./lsn-view.ts";

@@ -52,8 +52,9 @@ export async function insertRelation(tx: Db, r: NewRelation): Promise<bigint> {
   const { rows } = await tx.query<{ relation_id: string }>(
     `insert into spillway.relation (relid, schema_name, table_name, mode, keep_heap, state, key_attnum, key_kind,
        pk_attnums, landing, landing_created, lake_id, lag, lake_retention, heap_retention, partition_width,
-       partition_months, lake_partition, options, column_signature)
-     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+       partition_months, lake_partition, options, column_signature, landing_filenode)
+     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+       (select c.relfilenode from pg_class c where c.oid = $10))
      returning relation_id`,
     [
       r.relid,
@@ -143,6 +144,15 @@ export function captureSpecOf(relation: Relation, now: readonly TableColumn[]): 
 
 export async function loadCaptureSpec(db: Db, relation: Relation): Promise<CaptureSpec> {
   return captureSpecOf(relation, await readTableColumns(db, relation.relid));
+}
+
+/** To be called in the snapshot in which the columns were read that are followed now. */
+export async function noteLandingFile(tx: Db, relationId: bigint): Promise<void> {
+  await tx.query(
+    `update spillway.relation x set landing_filenode = c.relfilenode from pg_class c
+     where x.relation_id = $1 and c.oid = x.landing and x.landing_filenode is distinct from c.relfilenode`,
+    [relationId.toString()],
+  );
 }
 
 /** The current signature of a table's columns; `""` for a table that is gone. */

@@ -17,8 +17,8 @@ export interface FollowInput {
   readonly hasOldRows: boolean;
   /** What old rows read in each added column, by attnum, as text; absent: NULL. */
   readonly initialDefaults: ReadonlyMap<number, string>;
-  /** Added columns whose default is computed for each row. */
-  readonly volatileDefaults: ReadonlySet<number>;
+  /** Added columns of which nobody knows any more what old rows read. */
+  readonly unknownDefaults: ReadonlySet<number>;
   /** The lake's type of each followed column, by field id. */
   readonly lakeTypes: ReadonlyMap<number, PrimitiveType>;
 }
@@ -53,9 +53,9 @@ function refusals(input: FollowInput): string[] {
     if (c.plan.fate === "refused")
       reasons.push(`column ${c.name} is of type ${c.typeName}: ${c.plan.reason ?? "unsupported"}`);
     if (c.generated !== "") reasons.push(`column ${c.name} is generated: rows in the lake would lack it`);
-    if (input.hasOldRows && input.volatileDefaults.has(c.attnum)) {
+    if (input.hasOldRows && input.unknownDefaults.has(c.attnum)) {
       reasons.push(
-        `column ${c.name} was added with a default that differs from row to row, which rows in the lake do not have`,
+        `column ${c.name} was added with a default that differs from row to row, or the table was rewritten before the worker saw the new column, so what rows in the lake would have in it is not known: drop the column, and add it again by itself`,
       );
     }
     if (input.hasOldRows && input.formatVersion === 2 && input.initialDefaults.has(c.attnum)) {

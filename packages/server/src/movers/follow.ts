@@ -8,6 +8,7 @@ import { evolveSchema } from "@spillway/lake/evolve";
 import { currentSchema } from "@spillway/lake/metadata";
 import type { PrimitiveType, TableMetadata } from "@spillway/lake/model";
 import { quoteQualified } from "@spillway/pg/quote";
+import { inTransaction } from "@spillway/pg/transaction";
 import {
   abandonOp,
   captureSpecOf,
@@ -18,6 +19,7 @@ import {
   deltaTable,
   loadBands,
   loadRelation,
+  noteLandingFile,
   openOp,
   putColumns,
   readPartitions,
@@ -36,12 +38,15 @@ import type { TieredRelation } from "./tiered.ts";
 /** True when something was followed: the relation has to be loaded again. Throws `table_gone`, `schema_change_unsupported`. */
 export async function follow(ctx: MoverContext, relation: TieredRelation): Promise<boolean> {
   const renamed = await followName(ctx, relation);
-  const now = await ctx.pool.withClient(async (c) => {
-    const columns = await readTableColumns(c, relation.relid);
-    await requireSameKey(c, relation, columns);
-    return columns;
-  });
-  const drift = schemaDrift(relation, now);
+  const { now, drift } = await ctx.pool.withClient((c) =>
+    inTransaction(c, { isolation: "repeatable read" }, async (tx) => {
+      const columns = await readTableColumns(tx, relation.relid);
+      await requireSameKey(tx, relation, columns);
+      const found = schemaDrift(relation, columns);
+      if (found === null) await noteLandingFile(tx, relation.relationId);
+      return { now: columns, drift: found };
+    }),
+  );
   if (drift === null) {
     await drainExtras(ctx, relation, now);
     return renamed;
@@ -100,7 +105,9 @@ async function followColumns(
   drift: Drift,
   now: readonly TableColumn[],
 ): Promise<void> {
-  const facts = await ctx.pool.withClient((c) => columnFacts(c, relation, drift));
+  const facts = await ctx.pool.withClient((c) =>
+    inTransaction(c, { isolation: "repeatable read" }, (tx) => columnFacts(tx, relation, drift)),
+  );
   const opId = await ctx.pool.withClient((c) =>
     openOp(c, { kind: "follow", relationId: relation.relationId, lakeId: relation.lakeId, epoch: ctx.epoch }),
   );
@@ -194,6 +201,7 @@ async function applyFollow(
     relation.relationId.toString(),
     await columnSignature(tx, relation.relid),
   ]);
+  await noteLandingFile(tx, relation.relationId);
   await regenerate(tx, relation.relationId);
 }
 
@@ -232,30 +240,32 @@ async function drainExtras(ctx: MoverContext, relation: TieredRelation, now: rea
 interface ColumnFacts {
   readonly hasDelta: boolean;
   readonly initialDefaults: ReadonlyMap<number, string>;
-  readonly volatileDefaults: ReadonlySet<number>;
+  readonly unknownDefaults: ReadonlySet<number>;
 }
 
 /**
- * What old rows read in the added columns. Postgres keeps it with each partition that existed then (the landing always
- * did); where none has it, the default was computed row by row, or set only after the column was added.
+ * What old rows read in the added columns. Postgres keeps it with each partition that existed then (`attmissingval`), and a
+ * rewrite of the partition forgets it: a rewriting ALTER, VACUUM FULL, CLUSTER, or a default that is computed row by row. So
+ * only the landing can tell, which was there whenever a column was added, and only while its file is the one of the last time.
  */
 async function columnFacts(db: Db, relation: TieredRelation, drift: Drift): Promise<ColumnFacts> {
   const initialDefaults = new Map<number, string>();
-  const volatileDefaults = new Set<number>();
+  const unknownDefaults = new Set<number>();
   for (const column of drift.added) {
-    const { rows } = await db.query<{ missing: string | null; expression: string | null }>(
-      `select (select (a.attmissingval::text::text[])[1] from pg_attribute a join pg_inherits i on i.inhrelid = a.attrelid
-           where i.inhparent = $1 and a.attname = p.attname and a.atthasmissing and not a.attisdropped limit 1) as missing,
-         (select pg_get_expr(d.adbin, d.adrelid) from pg_attrdef d where d.adrelid = $1 and d.adnum = p.attnum) as expression
-       from pg_attribute p where p.attrelid = $1 and p.attnum = $2`,
-      [relation.relid, column.attnum],
+    const { rows } = await db.query<{ missing: string | null; same: boolean }>(
+      `select case when a.atthasmissing then (a.attmissingval::text::text[])[1] end as missing,
+         coalesce(c.relfilenode = x.landing_filenode, false) as same
+       from spillway.relation x left join pg_class c on c.oid = x.landing
+       left join pg_attribute a on a.attrelid = x.landing and a.attname = $2 and not a.attisdropped
+       where x.relation_id = $1`,
+      [relation.relationId.toString(), column.name],
     );
-    const missing = rows[0]?.missing ?? null;
+    const { missing = null, same = false } = rows[0] ?? {};
     if (missing !== null) initialDefaults.set(column.attnum, missing);
-    else if (column.identity !== "" || /\(/.test(rows[0]?.expression ?? "")) volatileDefaults.add(column.attnum);
+    else if (!same) unknownDefaults.add(column.attnum);
   }
   const { rows } = await db.query<{ any: boolean }>(
     `select exists (select from ${deltaTable(relation.relationId)} where op = 'U') as any`,
   );
-  return { hasDelta: rows[0]?.any === true, initialDefaults, volatileDefaults };
+  return { hasDelta: rows[0]?.any === true, initialDefaults, unknownDefaults };
 }

@@ -17,6 +17,8 @@ import { rawDb } from "./raw-db.ts";
 export interface RelationName {
   readonly schema: string;
   readonly name: string;
+  /** For a name without a schema; default: the connection's. */
+  readonly searchPath?: readonly string[];
 }
 
 /** The state of a registered table in the snapshot. */
@@ -229,7 +231,7 @@ function isMissingTable(error: SpillwayError): boolean {
 }
 
 function keyOf(name: RelationName): string {
-  return `${name.schema}\0${name.name}`;
+  return [name.schema, name.name, ...(name.schema === "" ? (name.searchPath ?? []) : [])].join("\0");
 }
 
 function toSeamColumn(table: TableColumn): SeamColumn {
@@ -238,7 +240,7 @@ function toSeamColumn(table: TableColumn): SeamColumn {
 
 /**
  * What rows from before an added column read, for columns that the worker has not followed yet. Postgres keeps it with the
- * partitions that existed then, the landing among them, not with the partitioned table.
+ * partitions that existed then, the landing among them, not with the partitioned table, and as long as they are not rewritten.
  */
 async function withMissingValues(
   connection: RawConnection,
@@ -256,12 +258,16 @@ async function withMissingValues(
       `SELECT (SELECT (a.attmissingval::text::text[])[1] FROM pg_catalog.pg_attribute a
            JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.attrelid
            WHERE i.inhparent = ${oid} AND a.attname = p.attname AND a.atthasmissing AND NOT a.attisdropped LIMIT 1),
+         (SELECT c.relfilenode = x.landing_filenode FROM spillway.relation x JOIN pg_catalog.pg_class c ON c.oid = x.landing
+           WHERE x.relid = ${oid}),
          (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = ${oid} AND d.adnum = p.attnum)
        FROM pg_catalog.pg_attribute p WHERE p.attrelid = ${oid} AND p.attnum = ${column.attnum}`,
     );
-    const [missing = null, expression = null] = found[0]?.rows[0] ?? [];
-    // With a default and nothing kept: it was computed for each row, or a rewrite has forgotten it, or it was set only later.
-    const isUnknowable = missing === null && (column.table.identity !== "" || expression !== null);
+    const [missing = null, same = null, expression = null] = found[0]?.rows[0] ?? [];
+    // Nothing kept, and the landing rewritten meanwhile: the default was computed for each row, or is forgotten. Without a landing,
+    // the same when there is a default, although it may have been set only later.
+    const isForgotten = same === null ? column.table.identity !== "" || expression !== null : same === "f";
+    const isUnknowable = missing === null && isForgotten;
     result.push({ ...column, table: { ...column.table, missingValue: missing }, isUnknowable });
   }
   return result;
@@ -272,6 +278,9 @@ async function withMissingValues(
  * told: first the name as written, then in lower case.
  */
 function candidates(name: RelationName): string[] {
+  if (name.schema === "" && name.searchPath) {
+    return name.searchPath.flatMap((schema) => candidates({ schema, name: name.name }));
+  }
   const write = (n: RelationName): string => (n.schema === "" ? quoteIdent(n.name) : quoteQualified(n.schema, n.name));
   const lower = { schema: name.schema.toLowerCase(), name: name.name.toLowerCase() };
   return [...new Set([write(name), write({ schema: lower.schema, name: name.name }), write(lower)])];
@@ -280,7 +289,7 @@ function candidates(name: RelationName): string[] {
 function stateSql(names: readonly RelationName[]): string {
   const values = names.map((name, i) => {
     const found = candidates(name).map((c) => `pg_catalog.to_regclass(${quoteLiteral(c)})`);
-    return `(${i}, coalesce(${found.join(", ")})::oid)`;
+    return `(${i}, coalesce(${[...found, "NULL"].join(", ")})::oid)`;
   });
   return `SELECT r.i, c.oid, c.relkind, n.nspname, c.relname,
     (SELECT md5(string_agg(concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped, a.atthasmissing), ','

@@ -60,6 +60,8 @@ create table spillway.relation (
   key_kind text check (key_kind in ('int', 'timestamptz', 'timestamp', 'date')),
   pk_attnums smallint[] not null,
   landing oid,
+  -- its file when the columns were last followed: while it is the same one, it still knows what old rows read in a new column
+  landing_filenode oid,
   -- whether register made the landing, so that unregister may drop it
   landing_created boolean not null default false,
   lake_id bigint references spillway.lake_table (lake_id),

@@ -39,7 +39,7 @@ export async function followStream(ctx: MoverContext, table: MirrorTable, relati
     formatVersion: state.metadata.formatVersion,
     hasOldRows: true,
     initialDefaults: missing,
-    volatileDefaults: new Set(),
+    unknownDefaults: new Set(),
     lakeTypes: new Map(before.fields.map((f) => [f.id, f.type as PrimitiveType])),
   });
   if ("refused" in planned) throw ambiguous(planned.refused.join("; "));
