@@ -5,7 +5,6 @@
 import { must } from "@spillway/base/assert";
 import type { Clock } from "@spillway/base/clock";
 import type { ColumnBatch, ColumnSpec } from "@spillway/base/columns";
-import { SpillwayError } from "@spillway/base/errors";
 import {
   duckIdent,
   duckType,
@@ -16,22 +15,34 @@ import {
   type ResultShape,
 } from "../engine/engine.ts";
 import { type AggregatePlan, planAggregate, planJoined } from "./aggregate.ts";
-import {
-  type AstNode,
-  isNode,
-  parseSelect,
-  printSelect,
-  tableRefs,
-  type TableRef,
-  textOf,
-  textsOf,
-  usedNames,
-} from "./ast.ts";
+import { type AstNode, parseSelect, printSelect, tableRefs, type TableRef, textOf, usedNames } from "./ast.ts";
 import { asOfOf } from "./as-of.ts";
 import type { DirectCommit } from "./corrections.ts";
 import type { LakePartials, PartialReader } from "./partials.ts";
 import type { Pin, PinKeeper } from "./pins.ts";
-import { type Extracted, extractPredicates, type Predicate } from "./predicates.ts";
+import {
+  canRaise,
+  guard,
+  type GuardedTable,
+  isMasked,
+  policyColumns,
+  policyKey,
+  type TablePolicy,
+  policyView,
+} from "./policy.ts";
+import { type Extracted, extractPredicates } from "./predicates.ts";
+import {
+  allTables,
+  canFilterEarly,
+  findColumn,
+  isStrict,
+  joinsOf,
+  nameOf,
+  redirect,
+  sizeOf,
+  viewName,
+} from "./query-shape.ts";
+import { openScope, type ReadScope } from "./read-scope.ts";
 import type { ResolvedRelation, Resolver, SeamColumn } from "./resolve.ts";
 import type { Source } from "./source.ts";
 import type { TextCache } from "./text-cache.ts";
@@ -50,6 +61,10 @@ export interface QueryOptions {
   /** Reads every registered table's lake alone, as it was. */
   readonly asOf?: AsOf;
   readonly signal?: AbortSignal;
+  /** What the user may see of a table; null: all of it. Throws for one that does not exist for the user. */
+  readonly access?: (relation: ResolvedRelation) => TablePolicy | null;
+  /** Schemas for names without one; default: those of the connection. */
+  readonly searchPath?: readonly string[];
 }
 
 export interface QueryStats {
@@ -93,9 +108,14 @@ type TablePlan = AggregatePlan & { readonly table: number };
 /** An answer up to this size is delivered whole or not at all. */
 const HOLD_BYTES = 32 << 20;
 
-export async function runQuery(parts: QueryParts, sql: string, options: QueryOptions): Promise<QueryResult> {
+export async function runQuery(
+  parts: QueryParts,
+  sql: string,
+  options: QueryOptions,
+  scope?: ReadScope,
+): Promise<QueryResult> {
   const session = await parts.engine.session();
-  const statement = new Statement(parts, session, options);
+  const statement = new Statement(parts, session, options, scope);
   try {
     return await statement.start(sql);
   } catch (error) {
@@ -111,15 +131,21 @@ class Statement {
   readonly #open: OpenTable[] = [];
   readonly #temporary: string[] = [];
   readonly #stop = new AbortController();
+  readonly #scope: ReadScope | undefined;
+  #guarded: readonly GuardedTable[] = [];
+  /** The columns of each table as the statement uses them. */
+  readonly #shown: ColumnSpec[][] = [];
+  #barrier = false;
   #lake: Promise<LakePartials | null> = Promise.resolve(null);
   #pin: Pin | null = null;
   #ended = false;
   #sound = false;
 
-  constructor(parts: QueryParts, session: EngineSession, options: QueryOptions) {
+  constructor(parts: QueryParts, session: EngineSession, options: QueryOptions, scope?: ReadScope) {
     this.#parts = parts;
     this.#session = session;
     this.#options = options;
+    this.#scope = scope;
   }
 
   async start(sql: string): Promise<QueryResult> {
@@ -155,32 +181,38 @@ class Statement {
 
   /** Everything that needs Postgres. Returns the aggregation that was pushed down, if one was. */
   async #fetch(node: AstNode, refs: readonly TableRef[]): Promise<TablePlan | null> {
-    const { pins, source, resolver, tables } = this.#parts;
-    const { signal } = this.#options;
-    this.#pin = await pins.take();
-    const connection = await source.acquire();
-    let ending: Promise<unknown> = Promise.resolve();
+    const scope = this.#scope ?? (await openScope(this.#parts));
+    if (!this.#scope) this.#pin = scope.pin;
     try {
-      const relations = await resolver.begin(connection, refs.map(nameOf), signal);
-      const requests = await this.#requests(node, refs, relations);
-      const plan = await this.#aggregate(node, refs, requests);
-      for (const [i, request] of requests.entries()) {
-        const partials = i === plan?.table ? this.#partialsOf(plan) : undefined;
-        const open = await tables.open(
-          connection,
-          this.#session,
-          partials ? { ...request, partials } : request,
-          signal,
-        );
-        this.#open.push(open);
-        this.#temporary.push(...open.temporary);
-      }
-      // Nothing was written: nobody has to wait for its end.
-      ending = connection.query("COMMIT").catch(() => {});
-      return plan;
+      return await this.#read(scope, node, refs);
     } finally {
-      void ending.then(() => source.release(connection));
+      scope.end();
     }
+  }
+
+  async #read(scope: ReadScope, node: AstNode, refs: readonly TableRef[]): Promise<TablePlan | null> {
+    const { signal, searchPath, access } = this.#options;
+    const relations = await scope.relations(
+      refs.map((ref) => nameOf(ref, searchPath)),
+      signal,
+    );
+    this.#guarded = relations.map((r) => guard(r, access?.(r) ?? null));
+    this.#barrier = this.#guarded.some((g) => g.policy !== null) && canRaise(node);
+    const visible = this.#guarded.map((g) => g.relation);
+    const requests = await this.#requests(node, refs, visible, relations);
+    const plan = await this.#aggregate(node, refs, requests);
+    for (const [i, request] of requests.entries()) {
+      const partials = i === plan?.table ? this.#partialsOf(plan) : undefined;
+      const open = await this.#parts.tables.open(
+        scope.connection,
+        this.#session,
+        partials ? { ...request, partials } : request,
+        signal,
+      );
+      this.#open.push(open);
+      this.#temporary.push(...open.temporary);
+    }
+    return plan;
   }
 
   /** The lake's partials are computed while Postgres computes the heap's. */
@@ -200,23 +232,28 @@ class Statement {
     node: AstNode,
     refs: readonly TableRef[],
     relations: readonly ResolvedRelation[],
+    whole: readonly ResolvedRelation[],
   ): Promise<(TableRequest & { complete: boolean })[]> {
-    const used = usedNames(node);
+    const namesOf = usedNames(node);
     const requests: (TableRequest & { complete: boolean })[] = [];
     for (const [i, ref] of refs.entries()) {
       const relation = must(relations[i], "relation");
       const names = new Set(
-        used(
+        namesOf(
           ref,
           relation.columns.map((c) => c.spec.name),
         ),
       );
-      const columns = relation.columns.filter((c) => names.has(c.spec.name));
-      const { predicates, complete } = await this.#predicates(ref, refs, relations, relation);
+      const named = relation.columns.filter((c) => names.has(c.spec.name));
+      const { predicates, complete } = await this.#predicates(ref, refs, relations, i);
       const cheapest = relation.columns[0];
+      const used = named.length > 0 || !cheapest ? named : [cheapest];
+      this.#shown[i] = used.map((c) => c.spec);
+      const own = must(whole[i], "relation");
+      const policy = this.#guarded[i]?.policy ?? null;
       requests.push({
-        relation,
-        columns: columns.length > 0 || !cheapest ? columns : [cheapest],
+        relation: own,
+        columns: policy ? await policyColumns(this.#session, policy, used, own.columns, this.#parts.texts) : used,
         predicates,
         complete,
         asOf: asOfOf(ref) ?? (relation.lake ? (this.#options.asOf ?? null) : null),
@@ -229,9 +266,11 @@ class Statement {
     ref: TableRef,
     refs: readonly TableRef[],
     relations: readonly ResolvedRelation[],
-    relation: ResolvedRelation,
+    index: number,
   ): Promise<Extracted> {
     const { select } = ref;
+    const relation = must(relations[index], "relation");
+    const policy = this.#guarded[index]?.policy ?? null;
     if (!select || !canFilterEarly(ref, select)) return { predicates: [], complete: false };
     const inner = joinsOf(select["from_table"]).every((j) => j["join_type"] === "INNER");
     const siblings = refs.flatMap((r, i) => (r.select === select && r !== ref ? [must(relations[i], "relation")] : []));
@@ -239,7 +278,7 @@ class Statement {
     const lookup = (names: readonly string[]): SeamColumn | null => {
       const name = names.at(-1) ?? "";
       const column = findColumn(relation, name);
-      if (!column) return null;
+      if (!column || isMasked(policy, column)) return null;
       if (names.length === 1) {
         // Without a table's name it may belong to a subquery or another table beside this one.
         return onlyTable || (allTables(select) && !siblings.some((s) => findColumn(s, name))) ? column : null;
@@ -257,7 +296,7 @@ class Statement {
     refs: readonly TableRef[],
     requests: readonly (TableRequest & { complete: boolean })[],
   ): Promise<TablePlan | null> {
-    if (requests.some((r) => r.asOf !== null)) return null;
+    if (requests.some((r) => r.asOf !== null) || this.#guarded.some((g) => g.policy !== null)) return null;
     const [ref, request] = [refs[0], requests[0]];
     if (refs.length === 1 && ref && request) {
       const plan = request.complete ? planAggregate(node, ref, request) : null;
@@ -277,17 +316,23 @@ class Statement {
   async #createViews(lakeOf: (index: number) => LakePartials | null): Promise<void> {
     const views = this.#open.map((table, i) => {
       const lake = lakeOf(i);
-      const body = unionSql(lake ? { ...table, lakeSql: lake.sql } : table);
+      const body = this.#guard(i, unionSql(lake ? { ...table, lakeSql: lake.sql } : table));
       return `CREATE OR REPLACE TEMP VIEW ${duckIdent(viewName(i))} AS ${body}`;
     });
     if (views.length > 0) await this.#session.run(views.join("; "));
+  }
+
+  #guard(index: number, body: string): string {
+    const policy = this.#guarded[index]?.policy;
+    return policy ? policyView(policy, body, this.#shown[index] ?? [], this.#barrier) : body;
   }
 
   /** What the final text depends on: the statement, whether aggregates are combined, and the views' columns. */
   #textKey(sql: string, plan: TablePlan | null): string {
     const shapes = this.#open.map((t) => t.columns.map((c) => `${c.spec.name}:${duckType(c.spec)}`).join(","));
     const partials = plan ? [`partials ${plan.table}`, ...plan.shape.partials.keys()] : ["rows"];
-    return ["final", ...partials, sql, ...shapes].join("\0");
+    const policies = this.#guarded.map((g) => policyKey(g.policy));
+    return ["final", ...partials, sql, ...shapes, ...policies].join("\0");
   }
 
   /** The statement over the views. */
@@ -373,73 +418,4 @@ class Statement {
       this.#pin?.release();
     }
   }
-}
-
-function nameOf(ref: TableRef): { schema: string; name: string } {
-  if (ref.catalog !== "") {
-    throw new SpillwayError(
-      "table_unknown",
-      `A table is named by schema and name; ${JSON.stringify(`${ref.catalog}.${ref.schema}.${ref.name}`)} has a third part.`,
-    );
-  }
-  return { schema: ref.schema, name: ref.name };
-}
-
-/** A name that no table and no common table expression has by accident. */
-function viewName(index: number): string {
-  return `spillway view ${index}`;
-}
-
-/** Points a reference at a view; the name by which the query knows the table stays. */
-function redirect(ref: TableRef, view: string): void {
-  ref.node["alias"] = ref.alias;
-  ref.node["table_name"] = view;
-  ref.node["schema_name"] = "";
-  ref.node["catalog_name"] = "";
-  ref.node["at_clause"] = null;
-}
-
-function findColumn(relation: ResolvedRelation, name: string): SeamColumn | null {
-  const exact = relation.columns.find((c) => c.spec.name === name);
-  if (exact) return exact;
-  const folded = relation.columns.filter((c) => c.spec.name.toLowerCase() === name.toLowerCase());
-  return folded.length === 1 ? (folded[0] ?? null) : null;
-}
-
-/** The joins of a FROM, not those inside its subqueries. */
-function joinsOf(from: unknown): AstNode[] {
-  if (!isNode(from as AstNode)) return [];
-  const node = from as AstNode;
-  return node["type"] === "JOIN" ? [node, ...joinsOf(node["left"]), ...joinsOf(node["right"])] : [];
-}
-
-const EARLY_JOINS = new Set(["INNER", "LEFT", "RIGHT", "OUTER", "FULL"]);
-const EARLY_REFS = new Set(["REGULAR", "CROSS"]);
-
-/** Whether a row that the WHERE refuses can be left out before the joins. */
-function canFilterEarly(ref: TableRef, select: AstNode): boolean {
-  if (isNode(ref.node["sample"]) || textsOf(ref.node["column_name_alias"]).length > 0) return false;
-  const from = select["from_table"] as AstNode;
-  if (isNode(from["sample"])) return false;
-  return joinsOf(from).every(
-    (j) => EARLY_JOINS.has(textOf(j["join_type"])) && EARLY_REFS.has(textOf(j["ref_type"])) && !isNode(j["sample"]),
-  );
-}
-
-/** Whether the FROM is made of named tables only. */
-function allTables(select: AstNode): boolean {
-  const leaves = (node: AstNode): AstNode[] =>
-    node["type"] === "JOIN" ? [node["left"], node["right"]].flatMap((n) => (isNode(n) ? leaves(n) : [])) : [node];
-  return leaves(select["from_table"] as AstNode).every((n) => n["type"] === "BASE_TABLE");
-}
-
-function isStrict(predicate: Predicate): boolean {
-  return "args" in predicate ? predicate.args.every(isStrict) : predicate.op !== "is-null";
-}
-
-function sizeOf(batch: ColumnBatch): number {
-  return batch.columns.reduce(
-    (sum, c) => sum + ("heap" in c ? c.heap.byteLength + c.offsets.byteLength : c.data.byteLength),
-    0,
-  );
 }
