@@ -5,6 +5,7 @@
  */
 import { BASE_CODES } from "./codes/base.ts";
 import { CATALOG_CODES } from "./codes/catalog.ts";
+import { CONTROL_CODES } from "./codes/control.ts";
 import { ENGINE_CODES } from "./codes/engine.ts";
 import { HA_POSTGRES_CODES } from "./codes/ha-postgres.ts";
 import { HA_CODES } from "./codes/ha.ts";
@@ -39,6 +40,7 @@ export interface CodeEntry {
 export const CODES = {
   ...BASE_CODES,
   ...CATALOG_CODES,
+  ...CONTROL_CODES,
   ...ENGINE_CODES,
   ...HA_CODES,
   ...HA_POSTGRES_CODES,
