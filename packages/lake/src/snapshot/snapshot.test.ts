@@ -38,6 +38,10 @@ class MemoryStore implements ObjectStore {
   list(): AsyncIterable<never> {
     throw new TypeError("snapshots never list");
   }
+  async sweepTemporary(): Promise<number> {
+    return 0;
+  }
+
   async delete(paths: readonly string[]): Promise<void> {
     for (const path of paths) this.objects.delete(path);
   }

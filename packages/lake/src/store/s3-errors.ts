@@ -50,7 +50,8 @@ export function translateS3(error: unknown, path: string): unknown {
   if (name === "NoSuchBucket") {
     return new SpillwayError("store_bucket_missing", `The bucket of ${path} does not exist.`, options);
   }
-  if (isStatus(error, 404) || name === "NoSuchKey" || name === "NotFound") return notFound(path, error);
+  if (isStatus(error, 404) || name === "NoSuchKey" || name === "NoSuchUpload" || name === "NotFound")
+    return notFound(path, error);
   if (isStatus(error, 412) || name === "PreconditionFailed") return taken(path, error);
   if (isStatus(error, 401, 403) || DENIED_NAMES.has(name)) {
     return new SpillwayError("store_denied", `The store refuses access to ${path}: ${messageOf(error)}.`, options);

@@ -138,6 +138,26 @@ describe("S3Store under faults", () => {
     one.close();
   });
 
+  test("uploads of killed writers are swept: old ones, below the store's own root", async () => {
+    server.inject({ kind: { status: 500 }, times: 1000, when: (r) => r.operation === "UploadPart" });
+    server.inject({ kind: { status: 500 }, times: 1000, when: (r) => r.operation === "AbortMultipartUpload" });
+    const one = storeOn(server, {
+      parallelParts: 1,
+      retry: { attempts: 1, totalMs: 1, firstDelayMs: 1, maxDelayMs: 1 },
+    });
+    const elsewhere = storeOn(server, { root: "s3://test/lake2" });
+    await expect(one.put(key, new Uint8Array(PART * 3))).rejects.toMatchObject({ code: "store_unreachable" });
+    await expect(elsewhere.put("s3://test/lake2/y", new Uint8Array(PART * 3))).rejects.toThrow();
+    expect(server.openUploads).toBe(2);
+    server.clearFaults();
+    expect(await store.sweepTemporary(60_000, Date.now())).toBe(0);
+    expect(await store.sweepTemporary(60_000, Date.now() + 61_000)).toBe(1);
+    expect(await store.sweepTemporary(60_000, Date.now() + 61_000)).toBe(0);
+    expect(server.openUploads).toBe(1);
+    one.close();
+    elsewhere.close();
+  });
+
   test("denied, a missing bucket and a missing key have their names, at once", async () => {
     server.inject({ kind: { status: 403, code: "AccessDenied" }, times: 1 });
     await expect(store.get(key)).rejects.toMatchObject({ code: "store_denied", kind: "operator" });

@@ -15,6 +15,8 @@ import {
   DeleteObjectsCommand,
   GetObjectCommand,
   HeadObjectCommand,
+  ListMultipartUploadsCommand,
+  type ListMultipartUploadsCommandOutput,
   ListObjectsV2Command,
   PutObjectCommand,
   S3Client,
@@ -155,6 +157,37 @@ export class S3Store implements ObjectStore {
     for (let at = 0; at < keys.length; at += DELETE_BATCH) {
       await this.#deleteBatch(keys.slice(at, at + DELETE_BATCH));
     }
+  }
+
+  /** Uploads of parts that nobody finished: they cost as objects do, and no listing of objects shows them. */
+  async sweepTemporary(olderThanMs: number, nowMs: number): Promise<number> {
+    let removed = 0;
+    const Prefix = this.#keyOf(this.root) === "" ? "" : `${this.#keyOf(this.root)}/`;
+    let KeyMarker: string | undefined;
+    let UploadIdMarker: string | undefined;
+    for (let more = true; more;) {
+      const input = { Bucket: this.#bucket, Prefix, KeyMarker, UploadIdMarker };
+      const page: ListMultipartUploadsCommandOutput = await this.#attempt(this.root, (signal) =>
+        this.#client.send(new ListMultipartUploadsCommand(input), { abortSignal: signal }),
+      );
+      for (const { Key, UploadId, Initiated } of page.Uploads ?? []) {
+        if (Key === undefined || UploadId === undefined || Initiated === undefined) continue;
+        if (!Key.startsWith(Prefix) || Initiated.getTime() > nowMs - olderThanMs) continue;
+        const abort = new AbortMultipartUploadCommand({ Bucket: this.#bucket, Key, UploadId });
+        const path = `s3://${this.#bucket}/${Key}`;
+        try {
+          await this.#attempt(path, (signal) => this.#client.send(abort, { abortSignal: signal }));
+          removed += 1;
+        } catch (error) {
+          // It was finished, or somebody else gave it up.
+          if (!isSpillwayError(error, "store_not_found")) throw error;
+        }
+      }
+      more = page.IsTruncated === true;
+      KeyMarker = page.NextKeyMarker;
+      UploadIdMarker = page.NextUploadIdMarker;
+    }
+    return removed;
   }
 
   async #deleteBatch(keys: readonly string[]): Promise<void> {

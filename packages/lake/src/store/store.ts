@@ -54,6 +54,12 @@ export interface ObjectStore {
 
   /** Removes objects; one that is not there is no error. */
   delete(paths: readonly string[]): Promise<void>;
+
+  /**
+   * Removes what writers that were killed left unfinished (temporary files, parts of uploads), if nobody wrote to it in the last
+   * `olderThanMs`. Returns how many.
+   */
+  sweepTemporary(olderThanMs: number, nowMs: number): Promise<number>;
 }
 
 /**

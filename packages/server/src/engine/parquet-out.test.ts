@@ -230,6 +230,7 @@ describe("a failure leaves nothing behind", () => {
       root: store.root,
       put: async () => Promise.reject(new Error("the store refused")),
       delete: async () => {},
+      sweepTemporary: async () => 0,
     } as unknown as ObjectStore;
     await expect(write(sample(50, 5), { store: refusing })).rejects.toThrow("the store refused");
     const onFile = async (): Promise<void> => Promise.reject(new Error("the journal refused"));

@@ -85,5 +85,6 @@ export function journaled(store: ObjectStore, onFile: (path: string) => Promise<
     head: (path) => store.head(path),
     list: (prefix) => store.list(prefix),
     delete: (paths) => store.delete(paths),
+    sweepTemporary: (olderThanMs, nowMs) => store.sweepTemporary(olderThanMs, nowMs),
   };
 }

@@ -3,14 +3,14 @@
  * exactly what a plain copy of it is, verify finds nothing, nothing is staged any more, and no file is left that
  * nobody knows.
  */
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, utimesSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "@spillway/base/clock";
 import { silentLogger } from "@spillway/base/log";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { faultEnv, faultPointsOf } from "@spillway/testkit/faults";
-import { runCli, type ProcessResult } from "@spillway/testkit/processes";
+import { type ProcessResult, runCli, spawnCli } from "@spillway/testkit/processes";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openRuntime, type Runtime } from "../roles/runtime.ts";
 import { referencedFiles } from "./remove-orphans.ts";
@@ -160,6 +160,37 @@ describe("kill -9 at", () => {
       );
     });
   }
+});
+
+test("kill -9 while files are written: what is half there goes once it is old, and never before", async () => {
+  await makeTable("torn", []);
+  await db.client.query(
+    "update spillway.relation set state = 'stopped', stop_code = 'test' where table_name <> 'torn'",
+  );
+  const temporary = (): string[] =>
+    readdirSync(join(home, "lake"), { recursive: true, withFileTypes: true })
+      .filter((f) => f.name.endsWith(".spillway-tmp"))
+      .map((f) => join(f.parentPath, f.name));
+  // Rows that do not fit into one moment: the newest partition, whose successor's first row makes it old.
+  await both(
+    "torn",
+    `insert into @ select i, '2024-03-01'::timestamptz + i * interval '5 seconds', md5(i::text) || md5((-i)::text)
+     from generate_series(10000, 400000) i`,
+  );
+  await both("torn", "insert into @ values (1, '2024-04-29 12:00+00', 'late')");
+  const child = spawnCli(["worker", "--once"], { env });
+  for (let i = 0; temporary().length === 0 && i < 3000; i++) await new Promise((r) => setTimeout(r, 5));
+  await child.kill();
+  const left = temporary();
+  expect(left.length).toBeGreaterThan(0);
+  expect(await run(["worker", "--once"])).toMatchObject({ code: 0 });
+  expect(await run(["maintain", "--all", "--pass", "orphans"])).toMatchObject({ code: 0 });
+  expect(temporary()).toEqual(left);
+  const yesterday = Date.now() / 1000 - 25 * 3600;
+  for (const file of left) utimesSync(file, yesterday, yesterday);
+  expect(await run(["maintain", "--all", "--pass", "orphans"])).toMatchObject({ code: 0 });
+  expect(temporary()).toEqual([]);
+  await checkWhole(runtime.mover(null), db.client, "torn");
 });
 
 test("maintain runs by itself when nobody leads, and policy says where each value comes from", async () => {

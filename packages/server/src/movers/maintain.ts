@@ -22,7 +22,7 @@ import { rewriteManifests } from "./manifests.ts";
 import { type Policy, policyOf } from "./policy.ts";
 import { removeAbandonedFiles } from "./recover.ts";
 import { removeDoomed, sweepPins } from "./remove.ts";
-import { removeOrphans } from "./remove-orphans.ts";
+import { removeOrphans, removeTemporary } from "./remove-orphans.ts";
 import { asLake, asTiered, type LakeRelation } from "./tiered.ts";
 
 export const PASSES = ["fold", "compact", "manifests", "expire", "remove", "orphans"] as const;
@@ -130,7 +130,8 @@ export class SourceUpkeep {
     if (passes.includes("orphans") || (this.#orphansMs !== null && nowMs - this.#orphansMs >= HOUR_MS)) {
       this.#orphansMs = nowMs;
       const done = await sweepOrphans(ctx);
-      if (done) report.orphans = { ...done };
+      const temporary = await removeTemporary(ctx);
+      if (done || temporary > 0) report.orphans = { ...done, temporary };
       await pruneJournal(ctx);
     }
     this.#orphansMs ??= nowMs;

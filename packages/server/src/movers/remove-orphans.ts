@@ -15,6 +15,8 @@ export interface OrphansResult {
   readonly logEntries: number;
 }
 
+/** A file that somebody still writes was touched since then, by a wide margin. */
+const TEMPORARY_MS = 24 * 3_600_000;
 const BATCH = 500;
 /** Entries from which the log is written anew. */
 const MIN_ENTRIES = 50;
@@ -42,6 +44,17 @@ export async function removeOrphans(ctx: MoverContext, graceMs: number): Promise
   );
   if (removed > 0) ctx.log.info("orphans.removed", { files: removed });
   return { removed, logEntries: entries.length };
+}
+
+/**
+ * Temporary files and parts of uploads that killed writers left: no listing shows them, no journal knows them, and their names
+ * say what they are. Throws `lake_not_ours` before anything is touched: a writer of somebody else's might be slow.
+ */
+export async function removeTemporary(ctx: MoverContext): Promise<number> {
+  await ctx.pool.withClient((c) => requireOwnership(c, ctx.store, ctx.warehouse));
+  const removed = await ctx.store.sweepTemporary(TEMPORARY_MS, ctx.clock.wallMs());
+  if (removed > 0) ctx.log.info("orphans.temporary_removed", { files: removed });
+  return removed;
 }
 
 async function knownFiles(db: Db): Promise<Set<string>> {

@@ -7,7 +7,16 @@ import { createHash, randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { decodeBody, S3Error } from "./s3-body.ts";
-import { deleteResult, errorXml, initiateResult, listXml, parseDelete, parseParts, completeResult } from "./s3-xml.ts";
+import {
+  deleteResult,
+  errorXml,
+  initiateResult,
+  listXml,
+  parseDelete,
+  parseParts,
+  completeResult,
+  uploadsXml,
+} from "./s3-xml.ts";
 
 export interface StoredObject {
   readonly body: Buffer;
@@ -40,6 +49,7 @@ interface Upload {
   readonly key: string;
   readonly metadata: Record<string, string>;
   readonly parts: Map<number, { body: Buffer; etag: string }>;
+  readonly begunMs: number;
 }
 
 interface Call {
@@ -174,6 +184,8 @@ export class S3Server {
         return removeMany(call, objects);
       case "ListObjectsV2":
         return this.#list(call, objects);
+      case "ListMultipartUploads":
+        return { status: 200, body: uploadsXml(call.bucket, this.#uploadsBelow(call.query.get("prefix") ?? "")) };
       case "CreateMultipartUpload":
         return this.#create(call);
       case "UploadPart":
@@ -201,8 +213,14 @@ export class S3Server {
 
   #create(call: Call): Answer {
     const id = randomUUID();
-    this.#uploads.set(id, { key: call.key, metadata: metadataOf(call), parts: new Map() });
+    this.#uploads.set(id, { key: call.key, metadata: metadataOf(call), parts: new Map(), begunMs: Date.now() });
     return { status: 200, body: initiateResult(call.bucket, call.key, id) };
+  }
+
+  #uploadsBelow(prefix: string): { key: string; id: string; begunMs: number }[] {
+    return [...this.#uploads].flatMap(([id, { key, begunMs }]) =>
+      key.startsWith(prefix) ? [{ key, id, begunMs }] : [],
+    );
   }
 
   #part(call: Call): Answer {
@@ -248,6 +266,7 @@ async function readCall(request: IncomingMessage): Promise<Call> {
 
 function operationOf({ request, key, query }: Call): string {
   const uploading = query.has("uploadId");
+  if (request.method === "GET" && query.has("uploads")) return "ListMultipartUploads";
   if (request.method === "GET") return key === "" ? "ListObjectsV2" : "GetObject";
   if (request.method === "HEAD") return "HeadObject";
   if (request.method === "PUT") return uploading ? "UploadPart" : "PutObject";

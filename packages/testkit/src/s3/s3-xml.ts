@@ -36,6 +36,18 @@ export function listXml(bucket: string, prefix: string, page: [string, StoredObj
   );
 }
 
+export function uploadsXml(bucket: string, uploads: readonly { key: string; id: string; begunMs: number }[]): string {
+  const list = uploads.map(
+    ({ key, id, begunMs }) =>
+      `<Upload><Key>${escape(key)}</Key><UploadId>${id}</UploadId>` +
+      `<Initiated>${new Date(begunMs).toISOString()}</Initiated></Upload>`,
+  );
+  return (
+    `${HEAD}<ListMultipartUploadsResult ${NS}><Bucket>${escape(bucket)}</Bucket>` +
+    `<IsTruncated>false</IsTruncated>${list.join("")}</ListMultipartUploadsResult>`
+  );
+}
+
 export function parseDelete(xml: string): string[] {
   return [...xml.matchAll(/<Key>([^<]*)<\/Key>/g)].map((match) => unescape(match[1] ?? ""));
 }
