@@ -15,6 +15,11 @@ export function asOfOf(ref: TableRef): AsOf | null {
   throw new SpillwayError("as_of_unsupported", "The AT clause is neither a snapshot id nor a time.");
 }
 
+/** The option for the whole statement. As of a position every table must have a lake: a plain one would be of another moment. */
+export function asOfFor(relation: { readonly lake: unknown }, asOf: AsOf | undefined): AsOf | null {
+  return asOf !== undefined && (relation.lake !== null || "lsn" in asOf) ? asOf : null;
+}
+
 /** A time without a zone is one in UTC, as everywhere in the engine. */
 function withZone(text: string): string {
   const iso = text

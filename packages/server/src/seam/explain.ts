@@ -1,4 +1,6 @@
 /** What a read would do, and did to find out: which files and rows of each tier, and what was pushed down. */
+import { formatLsn } from "@spillway/base/lsn";
+import type { MirrorStats, MirrorWhy } from "./mirror-read.ts";
 import type { QueryOptions, QueryResult, QueryStats } from "./query.ts";
 import type { TableStats } from "./table-read.ts";
 
@@ -28,9 +30,35 @@ export async function explain(
 /** The explanation as lines for people. */
 export function printExplanation(explanation: Explanation): string[] {
   const lines = explanation.tables.flatMap(tableLines);
+  if (explanation.mirror !== null) lines.push(mirrorLine(explanation.mirror));
   if (explanation.aggregatePushdown) lines.push("aggregates: in parts, the heap's by Postgres");
   if (explanation.rows !== null) lines.push(`answer: ${explanation.rows} rows`);
   return lines;
+}
+
+const WHY: Readonly<Record<MirrorWhy, string>> = {
+  cheaper: "it is cheaper",
+  fresh: "it has all of this moment",
+  other_tables: "other tables are read from Postgres, and all are of one moment",
+  in_transaction: "it is one of several statements of one snapshot",
+  not_in_time: "the lake did not get to this moment in time",
+  too_old: "the lake is older than allowed",
+  not_followed: "a table does not follow the stream",
+  frontiers_differ: "a table has just joined the stream",
+  empty: "the lake has nothing yet",
+  columns_changed: "columns were changed and not followed yet",
+};
+
+function mirrorLine({ tier, why, frontier, ageMs, waitedMs, heapMs, lakeMs }: MirrorStats): string {
+  const at = tier === "lake" && frontier !== null ? ` at ${formatLsn(frontier)}` : "";
+  const age = ageMs === null ? "" : `, F is ${Math.round(ageMs)} ms old`;
+  const costs = [
+    heapMs === null ? "" : `heap ${Math.round(heapMs)} ms`,
+    lakeMs === null ? "" : `lake ${Math.round(lakeMs)} ms`,
+  ];
+  const guess = costs.filter((c) => c !== "").join(", ");
+  const waited = waitedMs === 0 ? "" : `; waited ${Math.round(waitedMs)} ms`;
+  return `mirrored tables: ${tier}${at}: ${WHY[why]}${age}${guess === "" ? "" : ` (expected: ${guess})`}${waited}`;
 }
 
 function tableLines(t: TableStats): string[] {

@@ -5,7 +5,14 @@ import { SpillwayError } from "@spillway/base/errors";
 import { DeleteLoader } from "@spillway/lake/deletes/deletes";
 import { readMetadata } from "@spillway/lake/metadata";
 import type { TableMetadata } from "@spillway/lake/model";
-import { type Expr, ManifestCache, planScan, type ScanStats, type ScanTask } from "@spillway/lake/scan/scan";
+import {
+  type Expr,
+  ManifestCache,
+  planScan,
+  type ScanPlan,
+  type ScanStats,
+  type ScanTask,
+} from "@spillway/lake/scan/scan";
 import type { LocalCache } from "@spillway/lake/store/cache";
 import { localPathOf, normalizeLocation, type ObjectStore } from "@spillway/lake/store/store";
 import type { ScanFile } from "../engine/engine.ts";
@@ -59,9 +66,14 @@ export class LakeReader {
     return found;
   }
 
+  /** The same files as `scan` gives, as they lie in the store: nothing is fetched but metadata. */
+  plan(metadata: TableMetadata, snapshotId: bigint, filter: Expr): Promise<ScanPlan> {
+    return planScan({ store: this.#store, metadata, snapshotId, filter, cache: this.#manifests });
+  }
+
   /** The files of a snapshot that may hold matching rows. Throws `engine_file_missing`, `engine_file_corrupt`, and what `planScan` throws. */
   async scan(metadata: TableMetadata, snapshotId: bigint, filter: Expr): Promise<LakeScan> {
-    const plan = await planScan({ store: this.#store, metadata, snapshotId, filter, cache: this.#manifests });
+    const plan = await this.plan(metadata, snapshotId, filter);
     const deletes = [...new Set(plan.tasks.flatMap((task) => task.deletes))];
     const wanted = new Set(plan.tasks.map((task) => task.dataFile.path));
     const positions = deletes.length === 0 ? new Map() : await this.#deletes.load(deletes, wanted);

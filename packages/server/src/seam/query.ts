@@ -3,33 +3,15 @@
  * snapshot, heap and delta out, Postgres let go, then DuckDB over views of the parts.
  */
 import { must } from "@spillway/base/assert";
-import type { Clock } from "@spillway/base/clock";
 import type { ColumnBatch, ColumnSpec } from "@spillway/base/columns";
-import {
-  duckIdent,
-  duckType,
-  emptySql,
-  type Engine,
-  type EngineParam,
-  type EngineSession,
-  type ResultShape,
-} from "../engine/engine.ts";
+import { duckIdent, duckType, emptySql, type EngineSession, type ResultShape } from "../engine/engine.ts";
 import { type AggregatePlan, planAggregate, planJoined } from "./aggregate.ts";
 import { type AstNode, parseSelect, printSelect, tableRefs, type TableRef, textOf, usedNames } from "./ast.ts";
-import { asOfOf } from "./as-of.ts";
-import type { DirectCommit } from "./corrections.ts";
-import type { LakePartials, PartialReader } from "./partials.ts";
-import type { Pin, PinKeeper } from "./pins.ts";
-import {
-  canRaise,
-  guard,
-  type GuardedTable,
-  isMasked,
-  policyColumns,
-  policyKey,
-  type TablePolicy,
-  policyView,
-} from "./policy.ts";
+import { asOfFor, asOfOf } from "./as-of.ts";
+import { atFrontier, type MirrorChoice, type MirrorStats, type MirrorWait } from "./mirror-read.ts";
+import type { LakePartials } from "./partials.ts";
+import type { Pin } from "./pins.ts";
+import { canRaise, guard, type GuardedTable, isMasked, policyColumns, policyKey, policyView } from "./policy.ts";
 import { type Extracted, extractPredicates } from "./predicates.ts";
 import {
   allTables,
@@ -43,67 +25,19 @@ import {
   viewName,
 } from "./query-shape.ts";
 import { openScope, type ReadScope } from "./read-scope.ts";
-import type { ResolvedRelation, Resolver, SeamColumn } from "./resolve.ts";
-import type { Source } from "./source.ts";
-import type { TextCache } from "./text-cache.ts";
-import {
-  type AsOf,
-  type OpenTable,
-  type PartialsRequest,
-  type TableReader,
-  type TableRequest,
-  type TableStats,
-  unionSql,
-} from "./table-read.ts";
+import type { QueryOptions, QueryParts, QueryResult } from "./query-types.ts";
+import type { ResolvedRelation, SeamColumn } from "./resolve.ts";
+import { type OpenTable, type PartialsRequest, type TableRequest, unionSql } from "./table-read.ts";
 
-export interface QueryOptions {
-  readonly params?: readonly EngineParam[];
-  /** Reads every registered table's lake alone, as it was. */
-  readonly asOf?: AsOf;
-  readonly signal?: AbortSignal;
-  /** What the user may see of a table; null: all of it. Throws for one that does not exist for the user. */
-  readonly access?: (relation: ResolvedRelation) => TablePolicy | null;
-  /** Schemas for names without one; default: those of the connection. */
-  readonly searchPath?: readonly string[];
-}
-
-export interface QueryStats {
-  readonly tables: readonly TableStats[];
-  /** Milliseconds until the rows of Postgres were here and its transaction over. */
-  readonly fetchMs: number;
-  readonly aggregatePushdown: boolean;
-  /** Whether the lake's aggregates were computed over all rows, less the deleted ones. */
-  readonly lakeDifference: boolean;
-  /** The statement that DuckDB runs, over views of the tables' parts. */
-  readonly sql: string;
-}
-
-export interface QueryResult {
-  readonly columns: readonly ColumnSpec[];
-  readonly stats: QueryStats;
-  /**
-   * Iterate once, or call `close`. Nothing is given before the whole answer fits into `HOLD_BYTES` or that much of it is
-   * there; an error, `pin_lost` among them, can come as long as it has not ended.
-   */
-  batches(): AsyncIterable<ColumnBatch>;
-  close(): Promise<void>;
-}
-
-export interface QueryParts {
-  readonly engine: Engine;
-  readonly source: Source;
-  readonly pins: PinKeeper;
-  readonly resolver: Resolver;
-  readonly tables: TableReader;
-  readonly clock: Clock;
-  readonly texts: TextCache;
-  readonly partials: PartialReader;
-  /** For corrections of direct tables. */
-  readonly direct?: DirectCommit;
-}
+export type { QueryOptions, QueryParts, QueryResult, QueryStats } from "./query-types.ts";
 
 /** The table of the statement whose rows are aggregated where they are. */
 type TablePlan = AggregatePlan & { readonly table: number };
+
+interface Waited {
+  readonly choice: MirrorWait;
+  readonly ms: number;
+}
 
 /** An answer up to this size is delivered whole or not at all. */
 const HOLD_BYTES = 32 << 20;
@@ -137,6 +71,7 @@ class Statement {
   readonly #shown: ColumnSpec[][] = [];
   #barrier = false;
   #lake: Promise<LakePartials | null> = Promise.resolve(null);
+  #mirror: MirrorStats | null = null;
   #pin: Pin | null = null;
   #ended = false;
   #sound = false;
@@ -172,6 +107,7 @@ class Statement {
         fetchMs,
         aggregatePushdown: plan !== null,
         lakeDifference: lake?.isDifference ?? false,
+        mirror: this.#mirror,
         sql: final,
       },
       batches: () => this.#deliver(result.batches()),
@@ -181,16 +117,33 @@ class Statement {
 
   /** Everything that needs Postgres. Returns the aggregation that was pushed down, if one was. */
   async #fetch(node: AstNode, refs: readonly TableRef[]): Promise<TablePlan | null> {
-    const scope = this.#scope ?? (await openScope(this.#parts));
-    if (!this.#scope) this.#pin = scope.pin;
-    try {
-      return await this.#read(scope, node, refs);
-    } finally {
-      scope.end();
+    const { signal } = this.#options;
+    for (let waited: Waited | null = null; ;) {
+      const scope = this.#scope ?? (await openScope(this.#parts));
+      if (!this.#scope) {
+        this.#pin?.release();
+        this.#pin = scope.pin;
+      }
+      let read: TablePlan | MirrorWait | null;
+      try {
+        read = await this.#read(scope, node, refs, waited);
+      } finally {
+        scope.end();
+      }
+      if (read === null || !("wait" in read)) return read;
+      const startMs = this.#parts.clock.monotonicMs();
+      await this.#parts.frontier.until(read.wait, read.timeoutMs, signal);
+      waited = { choice: read, ms: this.#parts.clock.monotonicMs() - startMs };
     }
   }
 
-  async #read(scope: ReadScope, node: AstNode, refs: readonly TableRef[]): Promise<TablePlan | null> {
+  /** Or what must be waited for first, and then everything is looked up again. */
+  async #read(
+    scope: ReadScope,
+    node: AstNode,
+    refs: readonly TableRef[],
+    waited: Waited | null,
+  ): Promise<TablePlan | MirrorWait | null> {
     const { signal, searchPath, access } = this.#options;
     const relations = await scope.relations(
       refs.map((ref) => nameOf(ref, searchPath)),
@@ -199,8 +152,12 @@ class Statement {
     this.#guarded = relations.map((r) => guard(r, access?.(r) ?? null));
     this.#barrier = this.#guarded.some((g) => g.policy !== null) && canRaise(node);
     const visible = this.#guarded.map((g) => g.relation);
-    const requests = await this.#requests(node, refs, visible, relations);
-    const plan = await this.#aggregate(node, refs, requests);
+    const all = await this.#requests(node, refs, visible, relations);
+    const plan = await this.#aggregate(node, refs, all);
+    const choice = await this.#choose(scope, all, plan, waited);
+    if (choice !== null && "wait" in choice) return choice;
+    this.#mirror = choice;
+    const requests = choice?.tier === "lake" ? atFrontier(all) : all;
     for (const [i, request] of requests.entries()) {
       const partials = i === plan?.table ? this.#partialsOf(plan) : undefined;
       const open = await this.#parts.tables.open(
@@ -213,6 +170,23 @@ class Statement {
       this.#temporary.push(...open.temporary);
     }
     return plan;
+  }
+
+  async #choose(
+    scope: ReadScope,
+    requests: readonly TableRequest[],
+    plan: TablePlan | null,
+    waited: Waited | null,
+  ): Promise<MirrorChoice | null> {
+    const { mirrors } = this.#parts;
+    if (waited !== null) return mirrors.afterWait(requests, waited.choice, waited.ms);
+    return mirrors.choose({
+      connection: scope.connection,
+      requests,
+      freshness: this.#options.freshness ?? null,
+      isFixed: this.#scope !== undefined,
+      aggregated: (i) => (i === plan?.table ? plan.heapQuery : undefined),
+    });
   }
 
   /** The lake's partials are computed while Postgres computes the heap's. */
@@ -256,7 +230,7 @@ class Statement {
         columns: policy ? await policyColumns(this.#session, policy, used, own.columns, this.#parts.texts) : used,
         predicates,
         complete,
-        asOf: asOfOf(ref) ?? (relation.lake ? (this.#options.asOf ?? null) : null),
+        asOf: asOfOf(ref) ?? asOfFor(relation, this.#options.asOf),
       });
     }
     return requests;

@@ -11,6 +11,7 @@ import { quoteIdent, quoteLiteral, quoteQualified } from "@spillway/pg/quote";
 import type { RawConnection } from "@spillway/pg/wire/connection";
 import type { KeyKind, Mode, RelationState, TableColumn } from "../catalog/catalog.ts";
 import { readTableColumns } from "../catalog/catalog.ts";
+import { MIRROR_COLUMNS, type MirrorState, parseMirrorState } from "./mirror-state.ts";
 import { rawDb } from "./raw-db.ts";
 
 /** A name as the statement has it. */
@@ -35,6 +36,8 @@ export interface LakeState {
   readonly s: bigint | null;
   readonly r: bigint | null;
   readonly metadataLocation: string | null;
+  /** Null for a table without a frontier. */
+  readonly mirror: MirrorState | null;
   /** By attnum: the columns as last followed. */
   readonly followed: ReadonlyMap<number, FollowedColumn>;
 }
@@ -153,6 +156,21 @@ export class Resolver {
       for (const name of names) this.#known.delete(keyOf(name));
     }
     throw new SpillwayError("seam_moving", `Tables changed their names ${TRIES} times while they were opened.`);
+  }
+
+  /** The same inside a transaction that is open: its snapshot is older than the locks. */
+  async within(
+    connection: RawConnection,
+    names: readonly RelationName[],
+    signal?: AbortSignal,
+  ): Promise<ResolvedRelation[]> {
+    const options = signal ? { signal } : {};
+    const rows = await this.#look(connection, names, options);
+    const list = [...new Set(rows.filter((r) => LOCKABLE.has(r.relkind)))]
+      .toSorted((a, b) => a.oid - b.oid)
+      .map((r) => quoteQualified(r.schema, r.name));
+    if (list.length > 0) await connection.query(`LOCK TABLE ${list.join(", ")} IN ACCESS SHARE MODE`, options);
+    return this.#complete(connection, rows);
   }
 
   async #look(
@@ -299,11 +317,13 @@ function stateSql(names: readonly RelationName[]): string {
     x.relation_id, x.mode, x.keep_heap, x.state, x.key_attnum, x.key_kind, array_to_string(x.pk_attnums, ','),
     x.heap_retention IS NOT NULL, s.t, s.s, s.r, l.metadata_location,
     (SELECT json_agg(json_build_array(k.attnum, k.field_id, k.initial_default))::text FROM spillway.relation_column k
-       WHERE k.relation_id = x.relation_id AND NOT k.dropped)
+       WHERE k.relation_id = x.relation_id AND NOT k.dropped),
+    ${MIRROR_COLUMNS}
     FROM (VALUES ${values.join(", ")}) r (i, oid)
     LEFT JOIN pg_catalog.pg_class c ON c.oid = r.oid LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN spillway.relation x ON x.relid = c.oid LEFT JOIN spillway.seam s ON s.relation_id = x.relation_id
-    LEFT JOIN spillway.lake_table l ON l.lake_id = x.lake_id ORDER BY r.i`;
+    LEFT JOIN spillway.lake_table l ON l.lake_id = x.lake_id
+    LEFT JOIN spillway.mirror_table m ON m.relation_id = x.relation_id ORDER BY r.i`;
 }
 
 function parseState(rows: readonly (readonly (string | null)[])[]): (StateRow | null)[] {
@@ -328,6 +348,7 @@ function parseState(rows: readonly (readonly (string | null)[])[]): (StateRow | 
             s: big(16),
             r: big(17),
             metadataLocation: row[18] ?? null,
+            mirror: parseMirrorState(row.slice(20)),
             followed: new Map(
               columns.map(([attnum, fieldId, initialDefault]) => [attnum, { fieldId, initialDefault }]),
             ),

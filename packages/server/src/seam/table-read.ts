@@ -5,6 +5,7 @@
  */
 import { must } from "@spillway/base/assert";
 import { SpillwayError } from "@spillway/base/errors";
+import type { Lsn } from "@spillway/base/lsn";
 import { snapshotAsOf, snapshotById } from "@spillway/lake/metadata";
 import type { TableMetadata } from "@spillway/lake/model";
 import { TRUE } from "@spillway/lake/scan/scan";
@@ -23,6 +24,7 @@ import {
   type ScanFile,
   type ScanOptions,
 } from "../engine/engine.ts";
+import { requireSnapshotAtLsn } from "../catalog/catalog.ts";
 import { DeltaReader, type DeltaState, UPSERT } from "./delta.ts";
 import { fieldIdOf, scanFields } from "./lake-fields.ts";
 import { LakeReader, type LakeScan } from "./lake-reader.ts";
@@ -32,7 +34,11 @@ import { stageCopy } from "./staging.ts";
 import { type Parts, partsOf } from "./table-parts.ts";
 
 /** Reads the lake alone, as it was. */
-export type AsOf = { readonly snapshotId: bigint } | { readonly timestampMs: number };
+export type AsOf =
+  | { readonly snapshotId: bigint }
+  | { readonly timestampMs: number }
+  /** Mirrored tables only: with exactly the commits that end at or before a WAL position. */
+  | { readonly lsn: Lsn };
 
 export interface TableRequest {
   readonly relation: ResolvedRelation;
@@ -294,6 +300,14 @@ interface LakeRead {
 }
 
 function snapshotIdOf(relation: ResolvedRelation, metadata: TableMetadata, asOf: AsOf): bigint {
+  if ("lsn" in asOf) {
+    const { lake } = relation;
+    // Corrections of what the heap has dropped have no position.
+    if (!lake?.mirror || lake.t !== null) {
+      throw new SpillwayError("as_of_unsupported", `${relation.sql} has no lake that follows the WAL as a whole.`);
+    }
+    return requireSnapshotAtLsn(metadata, asOf.lsn, lake.mirror.frontier, relation.sql).snapshotId;
+  }
   const snapshot =
     "snapshotId" in asOf ? snapshotById(metadata, asOf.snapshotId) : snapshotAsOf(metadata, asOf.timestampMs);
   if (snapshot) return snapshot.snapshotId;
@@ -324,7 +338,8 @@ function lakeSqlOf(
 function scanOf(request: TableRequest, read: LakeRead): { fields: ScanField[]; options: ScanOptions } {
   const { relation, columns } = request;
   const lake = must(relation.lake, "lake");
-  const where = keyBelow(relation, lake);
+  // As it was, the lake is read alone, with all that it holds.
+  const where = request.asOf === null ? keyBelow(relation, lake) : null;
   return { fields: scanFields(relation, lake, read.metadata, columns), options: where === null ? {} : { where } };
 }
 
@@ -358,7 +373,8 @@ function differenceOf(
 
 /** Rows less deleted and hidden positions, and the delta's upserts. */
 function countSqlOf(request: TableRequest, files: readonly ScanFile[] | null, delta: DeltaState | null): string | null {
-  if (request.predicates.length > 0 || request.relation.lake?.mode === "mirrored") return null;
+  const { lake } = request.relation;
+  if (request.predicates.length > 0 || (request.asOf === null && lake?.mode === "mirrored")) return null;
   const live = (files ?? []).reduce((sum, f) => sum + f.rows - BigInt(f.deletes?.cardinality ?? 0), 0n);
   return delta ? `${live} + (SELECT count(*) FROM ${duckIdent(delta.table)} WHERE ${UPSERT})` : String(live);
 }
