@@ -39,6 +39,8 @@ export const FAULT_POINTS = [
   "mirror.before_commit",
   "mirror.after_commit",
   "mirror.confirmed",
+  "serve.before_commit",
+  "serve.after_commit",
 ] as const;
 
 export type FaultPoint = (typeof FAULT_POINTS)[number];

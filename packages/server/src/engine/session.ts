@@ -84,6 +84,22 @@ export class EngineSession {
     });
   }
 
+  /** The types that the statement's parameters take, by their numbers; null where the statement leaves it open. */
+  async parameters(sql: string): Promise<readonly (ResultShape | null)[]> {
+    return this.#guard(undefined, async () => {
+      const statement = await duckdb.prepare(this.#connection, sql);
+      try {
+        return Array.from({ length: duckdb.nparams(statement) }, (_, i) => {
+          const id = duckdb.param_type(statement, i + 1);
+          if (id === duckdb.Type.INVALID || id === duckdb.Type.ANY || id === duckdb.Type.SQLNULL) return null;
+          return shapeOfType(`$${i + 1}`, duckdb.param_logical_type(statement, i + 1));
+        });
+      } finally {
+        duckdb.destroy_prepare_sync(statement);
+      }
+    });
+  }
+
   /**
    * Runs a query and streams its result. Columns of types that no batch can hold are an error of the
    * caller, who casts them first (`describe` says which: `kind` is null).

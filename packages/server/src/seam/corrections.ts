@@ -34,6 +34,8 @@ import { BEFORE, COLD, HOT, makeWorkspace, NEW } from "./workspace.ts";
 export interface ExecuteOptions {
   readonly params?: readonly EngineParam[];
   readonly signal?: AbortSignal;
+  /** Schemas for a name without one; default: those of the connection. */
+  readonly searchPath?: readonly string[];
   /** Lake rows that a statement may have to look at. Default 1 000 000. */
   readonly maxLakeRows?: number;
 }
@@ -79,7 +81,8 @@ async function attempt(parts: QueryParts, dml: Dml, options: ExecuteOptions): Pr
   const session = await parts.engine.session();
   let work: Correction | null = null;
   try {
-    const names = [{ schema: dml.schema, name: dml.name }];
+    const { searchPath } = options;
+    const names = [{ schema: dml.schema, name: dml.name, ...(searchPath ? { searchPath } : {}) }];
     let [relation] = await parts.resolver.begin(connection, names, options.signal, "write");
     if (relation?.lake?.mode === "direct") {
       await connection.query("ROLLBACK");
@@ -115,7 +118,7 @@ async function commit(connection: RawConnection): Promise<void> {
   }
 }
 
-class Correction {
+export class Correction {
   readonly #parts: QueryParts;
   readonly #connection: RawConnection;
   readonly #session: EngineSession;
