@@ -10,7 +10,9 @@ import type { Engine } from "../engine/engine.ts";
 import { type DirectCommit, type ExecuteOptions, type ExecuteResult, runDml } from "./corrections.ts";
 import { describeQuery, type QueryShape } from "./describe.ts";
 import { explain, type Explanation } from "./explain.ts";
+import { FrontierWait } from "./frontier-wait.ts";
 import { LakeReader } from "./lake-reader.ts";
+import { MirrorReader } from "./mirror-read.ts";
 import { PartialReader } from "./partials.ts";
 import { PinKeeper } from "./pins.ts";
 import { type QueryOptions, type QueryParts, type QueryResult, runQuery } from "./query.ts";
@@ -69,6 +71,8 @@ export class Seam {
       resolver: new Resolver(),
       texts: new TextCache(),
       partials: new PartialReader(engine),
+      mirrors: new MirrorReader(this.#reader),
+      frontier: new FrontierWait({ source, clock, log }),
       ...(options.direct ? { direct: options.direct } : {}),
       tables: new TableReader({ engine, reader: this.#reader }),
     };
@@ -131,6 +135,7 @@ export function createSeam(options: SeamOptions): Seam {
 
 export type { QueryOptions, QueryResult, QueryStats } from "./query.ts";
 export type { AsOf, TableStats } from "./table-read.ts";
+export type { Freshness, MirrorStats, MirrorWhy } from "./mirror-read.ts";
 export { type Pin, PinKeeper, type PinOptions } from "./pins.ts";
 export { Source, type SourceOptions } from "./source.ts";
 export type { DirectCommit, ExecuteOptions, ExecuteResult, StagedDirect } from "./corrections.ts";
