@@ -50,6 +50,11 @@ export class Engine {
     }
   }
 
+  /** A folder of this instance alone, removed with all that it holds when it is closed. */
+  get scratchDir(): string {
+    return this.#spill;
+  }
+
   /** A session of its own: temporary tables and views are seen by nobody else. */
   async session(): Promise<EngineSession> {
     const kept = this.#idle.pop();

@@ -1,6 +1,6 @@
 /**
  * Column batches into Parquet data files, with field ids and exact metrics. Rows are staged in one of
- * two in-memory tables; while one is written by COPY, the next is filled, so reading from Postgres
+ * two private files; while one is read and written by COPY, the next is filled, so reading from Postgres
  * and compressing go on at the same time in bounded memory.
  *
  * A file appears in the store whole or not at all: DuckDB writes a temporary name beside it, which
@@ -11,20 +11,19 @@ import { mkdir, unlink } from "node:fs/promises";
 import { createReadStream } from "node:fs";
 import { dirname, join } from "node:path";
 import type { ColumnBatch } from "@spillway/base/columns";
-import { isVarColumn } from "@spillway/base/columns";
 import { must } from "@spillway/base/assert";
 import { SpillwayError } from "@spillway/base/errors";
 import { newUuid, randomHex } from "@spillway/base/ids";
 import type { DataFile, PartitionSpec, PrimitiveValue } from "@spillway/lake/model";
 import { localPathOf, type ObjectStore } from "@spillway/lake/store/store";
 import { FileStore } from "@spillway/lake/store/file";
-import type { BatchAppender } from "./append.ts";
 import { dataFileOf, isFloat } from "./file-metrics.ts";
 import type { Engine } from "./instance.ts";
-import { partitionSql } from "./partition-sql.ts";
+import { partitionSql, type PartitionSql } from "./partition-sql.ts";
 import { duckIdent, duckLiteral } from "./quote.ts";
 import type { EngineSession } from "./session.ts";
-import { specOf, storedDuckType, type LakeField } from "./types.ts";
+import { StageFile } from "./stage-file.ts";
+import type { LakeField } from "./types.ts";
 
 export interface WriteOptions {
   readonly engine: Engine;
@@ -72,22 +71,14 @@ export async function writeDataFiles(options: WriteOptions): Promise<DataFile[]>
   }
 }
 
-interface Stage {
-  readonly table: string;
-  readonly appender: BatchAppender;
-  rows: number;
-  bytes: number;
-}
-
 /** The same, for a caller that gives batches one by one. */
 export class DataFileWriter {
   readonly #options: WriteOptions;
   readonly #files: DataFile[] = [];
   readonly #published: string[] = [];
-  /** One session copies while the other is filled. */
   #copier: EngineSession | null = null;
-  #filler: EngineSession | null = null;
-  #stage: Stage | null = null;
+  /** One is filled while the one before is copied. */
+  #stage: StageFile | null = null;
   #copying: Promise<void> = Promise.resolve();
   #failure: unknown = null;
 
@@ -99,10 +90,8 @@ export class DataFileWriter {
     if (this.#failure !== null) throw this.#failure;
     if (this.#options.signal?.aborted) throw new SpillwayError("engine_interrupted", "Writing was interrupted.");
     if (batch.length === 0) return;
-    const stage = (this.#stage ??= await this.#openStage());
-    stage.appender.append(batch);
-    stage.rows += batch.length;
-    stage.bytes += bytesOf(batch);
+    const stage = (this.#stage ??= await StageFile.create(this.#options.engine, this.#options.fields));
+    await stage.append(batch);
     const { fileRows = FILE_ROWS, stageBytes = STAGE_BYTES } = this.#options;
     if (stage.rows >= fileRows || stage.bytes >= stageBytes) await this.#seal(stage);
   }
@@ -123,81 +112,58 @@ export class DataFileWriter {
     await this.#options.store.delete(this.#published).catch(() => {});
   }
 
-  async #openStage(): Promise<Stage> {
-    const { engine, fields } = this.#options;
-    this.#copier ??= await engine.session();
-    this.#filler ??= await engine.session();
-    const table = engine.freshName("stage");
-    const columns = fields.map((f) => `${duckIdent(f.name)} ${storedDuckType(f)}`).join(", ");
-    await this.#filler.run(`CREATE TABLE ${table} (${columns})`);
-    return { table, appender: this.#filler.appender(table, fields.map(specOf)), rows: 0, bytes: 0 };
-  }
-
-  /** Hands a full table to COPY, once the table before it is written. */
-  async #seal(stage: Stage): Promise<void> {
+  /** Hands a full stage to COPY, once the one before it is written. */
+  async #seal(stage: StageFile): Promise<void> {
     this.#stage = null;
-    stage.appender.close();
-    await this.#copying;
-    if (this.#failure !== null) {
-      await this.#drop(stage.table);
-      throw this.#failure;
+    try {
+      await stage.finish();
+      await this.#copying;
+      if (this.#failure !== null) throw this.#failure;
+    } catch (error) {
+      await stage.remove();
+      throw error;
     }
     this.#copying = this.#write(stage).catch((error: unknown) => {
       this.#failure ??= error;
     });
   }
 
-  async #write(stage: Stage): Promise<void> {
-    const session = must(this.#copier, "session");
+  async #write(stage: StageFile): Promise<void> {
+    const { engine, fields } = this.#options;
+    const session = (this.#copier ??= await engine.session());
+    const sorted = engine.freshName("sorted");
+    let source = stage.sql;
     try {
-      const partitions = await this.#partitionsOf(session, stage);
-      for (const partition of partitions) await this.#writeFile(session, stage.table, partition);
+      const sql = partitionSql(this.#options.spec, fields);
+      const partitions = sql === null ? [WHOLE] : await partitionsOf(session, source, sql);
+      if (sql !== null && partitions.length > SORT_ABOVE) {
+        await session.run(`CREATE TABLE ${sorted} AS SELECT * FROM ${source} ORDER BY ${sql.expressions.join(", ")}`);
+        source = sorted;
+      }
+      for (const partition of partitions) await this.#writeFile(session, source, partition);
     } finally {
-      await this.#drop(stage.table);
+      await stage.remove();
+      if (source === sorted) await engine.use((s) => s.run(`DROP TABLE IF EXISTS ${sorted}`));
     }
   }
 
-  async #drop(table: string): Promise<void> {
-    await this.#options.engine.use((session) => session.run(`DROP TABLE IF EXISTS ${table}`));
-  }
-
-  async #partitionsOf(session: EngineSession, stage: Stage): Promise<Partition[]> {
-    const sql = partitionSql(this.#options.spec, this.#options.fields);
-    if (sql === null) return [{ tuple: [], where: null }];
-    const rows = await session.rows(`SELECT DISTINCT ${sql.expressions.join(", ")} FROM ${stage.table} ORDER BY ALL`);
-    if (rows.length > SORT_ABOVE) {
-      const sorted = `${stage.table}_sorted`;
-      await session.run(
-        `CREATE TABLE ${sorted} AS SELECT * FROM ${stage.table} ORDER BY ${sql.expressions.join(", ")};
-         DROP TABLE ${stage.table}; ALTER TABLE ${sorted} RENAME TO ${stage.table}`,
-      );
-    }
-    return rows.map((row) => ({
-      tuple: row as (PrimitiveValue | null)[],
-      where:
-        rows.length === 1
-          ? null
-          : sql.expressions.map((e, i) => `${e} IS NOT DISTINCT FROM ${sql.literal(i, row[i])}`).join(" AND "),
-    }));
-  }
-
-  async #writeFile(session: EngineSession, table: string, partition: Partition): Promise<void> {
+  async #writeFile(session: EngineSession, source: string, partition: Partition): Promise<void> {
     const { dataLocation, onFile, fields, rowGroupRows = ROW_GROUP_ROWS, store } = this.#options;
     const location = `${dataLocation}/${newUuid()}.parquet`;
     await onFile?.(location);
     const local = await this.#stagePath(location);
     const ids = fields.map((f) => `${duckIdent(f.name)}: ${f.id}`).join(", ");
     const where = partition.where === null ? "" : ` WHERE ${partition.where}`;
-    const dictionary = (await this.#hasNegativeZero(session, table)) ? 0 : DICTIONARY_VALUES;
+    const dictionary = (await this.#hasNegativeZero(session, source)) ? 0 : DICTIONARY_VALUES;
     try {
       const [stats] = await session.copyTo(
-        `COPY (SELECT * FROM ${table}${where}) TO ${duckLiteral(local)} (FORMAT parquet, COMPRESSION zstd,
+        `COPY (SELECT * FROM ${source}${where}) TO ${duckLiteral(local)} (FORMAT parquet, COMPRESSION zstd,
            COMPRESSION_LEVEL ${COMPRESSION_LEVEL}, DICTIONARY_SIZE_LIMIT ${dictionary},
            ROW_GROUP_SIZE ${rowGroupRows}, USE_TMP_FILE false, FIELD_IDS {${ids}}, RETURN_STATS)`,
         this.#options.signal ? { signal: this.#options.signal } : {},
       );
       const facts = must(stats, "statistics of the written file");
-      const nanCounts = await this.#nanCounts(session, table, partition, new Set(nanFields(fields, facts.columns)));
+      const nanCounts = await this.#nanCounts(session, source, partition, new Set(nanFields(fields, facts.columns)));
       await publish(store, local, location);
       this.#published.push(location);
       const { sortOrderId } = this.#options;
@@ -220,7 +186,7 @@ export class DataFileWriter {
   /** Counts NaNs of the columns that have some; the usual file costs nothing. */
   async #nanCounts(
     session: EngineSession,
-    table: string,
+    source: string,
     partition: Partition,
     columns: ReadonlySet<LakeField>,
   ): Promise<Map<number, bigint>> {
@@ -228,20 +194,20 @@ export class DataFileWriter {
     const list = [...columns];
     const where = partition.where === null ? "" : ` WHERE ${partition.where}`;
     const counts = list.map((f) => `count(*) FILTER (WHERE isnan(${duckIdent(f.name)}))`).join(", ");
-    const [row] = await session.rows(`SELECT ${counts} FROM ${table}${where}`);
+    const [row] = await session.rows(`SELECT ${counts} FROM ${source}${where}`);
     return new Map(list.map((f, i) => [f.id, row?.[i] as bigint]));
   }
 
-  /** A name that the store's own sweep of temporary files knows. */
   /** DuckDB's dictionaries take -0.0 and 0.0 for one value. */
-  async #hasNegativeZero(session: EngineSession, table: string): Promise<boolean> {
+  async #hasNegativeZero(session: EngineSession, source: string): Promise<boolean> {
     const floats = this.#options.fields.filter((f) => f.kind === "float32" || f.kind === "float64");
     if (floats.length === 0) return false;
     const tests = floats.map(({ name }) => `(${duckIdent(name)} = 0 AND signbit(${duckIdent(name)}))`);
-    const found = await session.rows(`SELECT 1 FROM ${table} WHERE ${tests.join(" OR ")} LIMIT 1`);
+    const found = await session.rows(`SELECT 1 FROM ${source} WHERE ${tests.join(" OR ")} LIMIT 1`);
     return found.length > 0;
   }
 
+  /** A name that the store's own sweep of temporary files knows. */
   async #stagePath(location: string): Promise<string> {
     const direct = this.#options.store instanceof FileStore ? localPathOf(location) : null;
     const dir = direct === null ? this.#options.stageDir : dirname(direct);
@@ -252,17 +218,9 @@ export class DataFileWriter {
   async #end(clean: boolean): Promise<void> {
     const stage = this.#stage;
     this.#stage = null;
-    if (stage) {
-      try {
-        stage.appender.close();
-      } finally {
-        await this.#drop(stage.table);
-      }
-    }
-    for (const session of [this.#copier, this.#filler]) {
-      if (session) this.#options.engine.release(session, clean);
-    }
-    this.#copier = this.#filler = null;
+    await stage?.remove();
+    if (this.#copier) this.#options.engine.release(this.#copier, clean);
+    this.#copier = null;
   }
 }
 
@@ -270,6 +228,19 @@ interface Partition {
   readonly tuple: readonly (PrimitiveValue | null)[];
   /** Null when all rows of the table are of this partition. */
   readonly where: string | null;
+}
+
+const WHOLE: Partition = { tuple: [], where: null };
+
+async function partitionsOf(session: EngineSession, source: string, sql: PartitionSql): Promise<Partition[]> {
+  const rows = await session.rows(`SELECT DISTINCT ${sql.expressions.join(", ")} FROM ${source} ORDER BY ALL`);
+  return rows.map((row) => ({
+    tuple: row as (PrimitiveValue | null)[],
+    where:
+      rows.length === 1
+        ? null
+        : sql.expressions.map((e, i) => `${e} IS NOT DISTINCT FROM ${sql.literal(i, row[i])}`).join(" AND "),
+  }));
 }
 
 function nanFields(fields: readonly LakeField[], stats: ReadonlyMap<string, { hasNan: boolean }>): LakeField[] {
@@ -289,12 +260,4 @@ async function publish(store: ObjectStore, local: string, location: string): Pro
 /** Opens the file only when somebody reads, so that a store that refuses at once leaves nothing open. */
 async function* contentOf(local: string): AsyncIterable<Uint8Array> {
   yield* createReadStream(local, { highWaterMark: 1 << 20 }) as AsyncIterable<Uint8Array>;
-}
-
-function bytesOf(batch: ColumnBatch): number {
-  let bytes = 0;
-  for (const column of batch.columns) {
-    bytes += isVarColumn(column) ? (column.offsets[batch.length] ?? 0) + batch.length * 16 : column.data.byteLength;
-  }
-  return bytes;
 }

@@ -60,7 +60,7 @@ async function copyRows(ctx: MoverContext, connection: RawConnection, request: C
       source: `(select ${selectList(plans)} from only ${table})`,
       columns: plans,
       // While a batch is hashed and appended nothing is read: small ones, so that the server does not wait for it.
-      batchRows: 16_384,
+      batchRows: 15_360,
       ...(ctx.signal ? { signal: ctx.signal } : {}),
     });
     for await (const batch of rows) {
