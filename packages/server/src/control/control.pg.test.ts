@@ -14,7 +14,6 @@ import {
   getObject,
   installControl,
   listObjects,
-  parseVerifier,
   releaseLease,
   requireLease,
   resourceNamed,
@@ -73,7 +72,7 @@ describe("bootstrap", () => {
     expect(await verifyPassword(admin.passwordHash, `${adminPassword}x`)).toBe(false);
     expect(await verifyPassword(null, adminPassword)).toBe(false);
     expect(admin.passwordHash).toMatch(/^\$argon2id\$v=19\$m=19456,t=2,p=1\$/);
-    expect(parseVerifier(admin.scramVerifier ?? "")).toMatchObject({ iterations: 4096 });
+    expect(admin.scramVerifier).toMatch(/^SCRAM-SHA-256\$4096:/);
   });
 
   test("five at the same instant make one administrator", async () => {

@@ -42,13 +42,6 @@ export {
   tokenKind,
   type TokenOwner,
 } from "./tokens.ts";
-export {
-  hashPassword,
-  makeVerifier,
-  mockVerifier,
-  parseVerifier,
-  sameSecret,
-  type ScramVerifier,
-  verifyPassword,
-} from "./passwords.ts";
+export { hashPassword, makeVerifier, sameSecret, verifyPassword } from "./passwords.ts";
+export { forgetFailures, lockedForMs, type LockoutRule, MAX_LOCK_MS, noteFailure } from "./lockout.ts";
 export { type HeldLease, releaseLease, requireLease, takeLease } from "./leases.ts";

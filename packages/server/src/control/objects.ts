@@ -4,6 +4,7 @@ import { redactUrls } from "@spillway/base/log";
 import { fromPgError, sqlstateOf } from "@spillway/pg/pg-error";
 import { quoteIdent } from "@spillway/pg/quote";
 import type { Db } from "../catalog/catalog.ts";
+import { forgetFailures } from "./lockout.ts";
 import { hashPassword } from "./passwords.ts";
 import { columnOf, type Field, type PathKind, type Resource } from "./resources.ts";
 
@@ -105,6 +106,7 @@ export async function updateObject(
       resource,
     );
   }
+  if (patch["password"] !== undefined) await forgetFailures(db, id);
   return inScope(db, resource, id, scope);
 }
 

@@ -17,13 +17,6 @@ const ARGON = { memorySize: 19_456, iterations: 2, parallelism: 1, hashLength: 3
 const MAX_PASSWORD_BYTES = 1024;
 const MAX_WAITING = 64;
 
-export interface ScramVerifier {
-  readonly iterations: number;
-  readonly salt: Buffer;
-  readonly storedKey: Buffer;
-  readonly serverKey: Buffer;
-}
-
 /** Both forms of a new password. Throws `control_invalid` for one that is too short or too long. */
 export async function hashPassword(password: string): Promise<{ hash: string; verifier: string }> {
   if (password.length < 8 || Buffer.byteLength(password) > MAX_PASSWORD_BYTES || password.includes("\0")) {
@@ -36,9 +29,10 @@ export async function hashPassword(password: string): Promise<{ hash: string; ve
 /** Whether the password is the hash's. A user without one costs the same time. */
 export async function verifyPassword(hash: string | null, password: string): Promise<boolean> {
   const known = hash ?? (await decoy());
-  if (Buffer.byteLength(password) > MAX_PASSWORD_BYTES) return false;
-  const ok = await inThread({ kind: "verify", password, hash: known });
-  return ok === true && hash !== null;
+  // The library takes no empty password; nobody has one.
+  const possible = password !== "" && Buffer.byteLength(password) <= MAX_PASSWORD_BYTES;
+  const ok = await inThread({ kind: "verify", password: possible ? password : "-", hash: known });
+  return ok === true && hash !== null && possible;
 }
 
 /** `SCRAM-SHA-256$iterations:salt$stored:server`, as Postgres keeps it. */
@@ -48,30 +42,6 @@ export async function makeVerifier(password: string, salt = randomBytes(16)): Pr
   const stored = createHash("sha256").update(key("Client Key")).digest("base64");
   const server = key("Server Key").toString("base64");
   return `SCRAM-SHA-256$${SCRAM_ITERATIONS}:${salt.toString("base64")}$${stored}:${server}`;
-}
-
-/** Null for a text that is no verifier. */
-export function parseVerifier(text: string): ScramVerifier | null {
-  const match = /^SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)$/.exec(text);
-  if (!match) return null;
-  const [salt, storedKey, serverKey] = [match[2], match[3], match[4]].map((t) => Buffer.from(t ?? "", "base64"));
-  const sound = salt && storedKey?.length === 32 && serverKey?.length === 32;
-  return sound ? { iterations: Number(match[1]), salt, storedKey, serverKey } : null;
-}
-
-/**
- * The verifier that is shown for a user that does not exist or has no password: the same each time for a name, so that
- * the exchange tells nothing, and impossible to satisfy.
- */
-export function mockVerifier(key: Buffer, user: string): ScramVerifier {
-  const part = (label: string): Buffer => createHmac("sha256", key).update(`${label}\0${user}`).digest();
-  const stored = randomBytes(32);
-  return {
-    iterations: SCRAM_ITERATIONS,
-    salt: part("salt").subarray(0, 16),
-    storedKey: stored,
-    serverKey: part("key"),
-  };
 }
 
 /** Compares two texts in a time that tells nothing about either. */

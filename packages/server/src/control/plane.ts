@@ -22,7 +22,7 @@ import {
   loadUserBySubject,
   type LoginUser,
 } from "./rules.ts";
-import { findToken, type TokenOwner } from "./tokens.ts";
+import { findToken, tokenHash, type TokenOwner } from "./tokens.ts";
 import { VersionWatch } from "./watch.ts";
 
 export interface ControlOptions {
@@ -43,6 +43,8 @@ interface Kept<T> {
 }
 
 const MAX_KEPT = 10_000;
+/** The watch asks every second and waits two for its answer. */
+const AWAY_MS = 3000;
 
 export class Control {
   readonly pool: Pool;
@@ -51,7 +53,10 @@ export class Control {
   readonly #loading = new Map<string, Promise<unknown>>();
   readonly #secrets = new Map<string, Buffer>();
 
-  private constructor(pool: Pool, watch: VersionWatch) {
+  readonly #clock: Clock;
+
+  private constructor(pool: Pool, watch: VersionWatch, clock: Clock) {
+    this.#clock = clock;
     this.pool = pool;
     this.#watch = watch;
   }
@@ -68,7 +73,7 @@ export class Control {
       log,
     });
     const watch = new VersionWatch({ conninfo, clock, log, stalenessMs: options.stalenessMs ?? 30_000 });
-    const control = new Control(pool, watch);
+    const control = new Control(pool, watch, clock);
     try {
       await pool.withClient(requireControl);
       const { rows } = await pool.withClient((c) =>
@@ -91,6 +96,10 @@ export class Control {
   /** Milliseconds since the control database last answered: for readiness. */
   get ageMs(): number {
     return this.#watch.ageMs;
+  }
+
+  get isAway(): boolean {
+    return this.#watch.ageMs > AWAY_MS;
   }
 
   /** Throws `control_unavailable` when the last state is too old to decide by. */
@@ -125,8 +134,14 @@ export class Control {
     return this.#keep(`database ${tenantId} ${name}`, (db) => findDatabase(db, name, tenantId));
   }
 
-  token(token: string): Promise<TokenOwner | null> {
-    return this.#keep(`token ${token}`, (db) => findToken(db, token));
+  /** Null for a token that is unknown, over or revoked. */
+  async token(token: string): Promise<TokenOwner | null> {
+    const now = (): number => this.#clock.monotonicMs();
+    const kept = await this.#keep(`token ${tokenHash(token)}`, async (db) => {
+      const owner = await findToken(db, token);
+      return owner && { owner, endMs: owner.leftMs === null ? Infinity : now() + owner.leftMs };
+    });
+    return kept !== null && now() < kept.endMs ? kept.owner : null;
   }
 
   /** A key that the managers share. */
@@ -169,6 +184,11 @@ export class Control {
   async #keep<T>(key: string, load: (db: pg.Client) => Promise<T | null>): Promise<T | null> {
     const kept = this.#kept.get(key) as Kept<T> | undefined;
     if (kept && kept.version === this.#watch.version && this.#isHeard()) return kept.value;
+    // Known to be away: nobody waits for the next proof of it.
+    if (kept && this.isAway) {
+      this.#watch.requireFresh();
+      return kept.value;
+    }
     try {
       return await this.#load(key, load);
     } catch (error) {

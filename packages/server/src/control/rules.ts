@@ -130,11 +130,20 @@ export interface LoginUser {
   readonly disabled: boolean;
   readonly passwordHash: string | null;
   readonly scramVerifier: string | null;
+  /** In all tenants; those of no tenant can have some in several. */
+  readonly roles: readonly string[];
+  readonly groups: readonly string[];
 }
 
 const USER_SQL = `select u.id, u.name::text as name, u.tenant_id as "tenantId", t.name::text as "tenantName",
     u.is_admin as "isAdmin", u.disabled or coalesce(t.disabled, false) as disabled,
-    u.password_hash as "passwordHash", u.scram_verifier as "scramVerifier"
+    u.password_hash as "passwordHash", u.scram_verifier as "scramVerifier",
+    array(select distinct r.name::text from spillway_control.app_role r
+      join spillway_control.role_grant x on x.role_id = r.id
+      left join spillway_control.membership m on m.group_id = x.group_id
+      where u.id in (x.user_id, m.user_id) order by 1) as roles,
+    array(select distinct g.name::text from spillway_control.app_group g
+      join spillway_control.membership m on m.group_id = g.id where m.user_id = u.id order by 1) as groups
   from spillway_control.app_user u left join spillway_control.tenant t on t.id = u.tenant_id`;
 
 export async function loadUser(db: Db, name: string): Promise<LoginUser | null> {

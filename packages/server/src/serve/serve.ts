@@ -9,3 +9,5 @@ export {
 } from "./rest-catalog/rest-catalog.ts";
 export type { RestRequest, RestResponse } from "./rest-catalog/http.ts";
 export { createCatalogSource, type CatalogSourceOptions } from "./rest-catalog/source.ts";
+export { Authenticator, type AuthenticatorOptions, type LoginEvent, principalOf } from "./auth/auth.ts";
+export { OidcVerifier, type OidcIssuer, parseIssuers } from "./auth/oidc.ts";
