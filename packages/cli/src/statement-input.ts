@@ -1,9 +1,13 @@
 /** The statement of `sql` and `explain`, its parameters and its time, as they are given on a command line. */
 import { readFileSync } from "node:fs";
+import { parseDuration } from "@spillway/base/config";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
+import { parseLsn } from "@spillway/base/lsn";
+import { SETTINGS } from "@spillway/base/settings";
 import { parseJson } from "@spillway/lake/json";
+import type { CommandContext } from "./context.ts";
 import type { EngineParam } from "@spillway/server/engine/engine";
-import type { AsOf } from "@spillway/server/seam/seam";
+import type { AsOf, Freshness, QueryOptions } from "@spillway/server/seam/seam";
 
 const STDIN = 0;
 const MAX_BYTES = 16 << 20;
@@ -65,6 +69,39 @@ export function readAsOf(value: unknown): AsOf | undefined {
     });
   }
   return { timestampMs };
+}
+
+/** The moment that is read: `--as-of`, `--as-of-lsn` or `--freshness`, at most one of them. */
+export function readMoment(
+  run: CommandContext,
+  flags: Readonly<Record<string, unknown>>,
+): Pick<QueryOptions, "asOf" | "freshness"> {
+  const given = [flags["asOf"], flags["asOfLsn"], flags["freshness"]].filter((flag) => flag !== undefined);
+  if (given.length > 1) throw new SpillwayError("usage", "--as-of, --as-of-lsn and --freshness exclude each other");
+  const asOf = flags["asOfLsn"] === undefined ? readAsOf(flags["asOf"]) : readLsn(flags["asOfLsn"]);
+  const freshness = readFreshness(flags["freshness"], run.get(SETTINGS.freshnessTimeout));
+  return { ...(asOf ? { asOf } : {}), ...(freshness ? { freshness } : {}) };
+}
+
+function readLsn(value: unknown): AsOf {
+  try {
+    return { lsn: parseLsn(String(value)) };
+  } catch {
+    throw new SpillwayError("usage", `--as-of-lsn ${JSON.stringify(value)} is not a WAL position such as 16/B374D848`);
+  }
+}
+
+function readFreshness(value: unknown, timeoutMs: number): Freshness | undefined {
+  if (value === undefined) return undefined;
+  if (value === "strict") return { kind: "strict", timeoutMs };
+  const ms = parseDuration(String(value));
+  if (ms === null) {
+    throw new SpillwayError(
+      "usage",
+      `--freshness ${JSON.stringify(value)} is neither strict nor a duration such as 30s`,
+    );
+  }
+  return { kind: "within", ms };
 }
 
 /** Whether it is an INSERT, UPDATE or DELETE (or MERGE, which is then refused by name), by its first word. */

@@ -31,6 +31,14 @@ export const MIRROR_SETTINGS = {
     min: 1 << 20,
     help: "WAL kept by the slot at which the worker warns; at four times that it is an error.",
   } as Setting<number>,
+  freshnessTimeout: {
+    name: "freshness-timeout",
+    type: "duration",
+    default: "5s",
+    unit: "ms",
+    min: 0,
+    help: "How long `--freshness strict` waits for the lake to get to this moment before the heap answers.",
+  } as Setting<number>,
   copyParallel: {
     name: "copy-parallel",
     type: "int",

@@ -3,7 +3,7 @@ import { SpillwayError } from "@spillway/base/errors";
 import { printExplanation } from "@spillway/server/seam/seam";
 import type { CliContext } from "../context.ts";
 import { openCatalogedSource, openSeam, withCommand } from "../source.ts";
-import { isCorrection, readAsOf, readParams, readStatement } from "../statement-input.ts";
+import { isCorrection, readMoment, readParams, readStatement } from "../statement-input.ts";
 
 /** `spillway explain`: what a SELECT touches in each tier, and what was skipped. */
 export function registerExplain(program: Command, context: CliContext): void {
@@ -14,6 +14,8 @@ export function registerExplain(program: Command, context: CliContext): void {
     .option("--file <file>", "read the statement from a file (- for standard input)")
     .option("--params <json>", "values of $1, $2, … as a JSON array")
     .option("--as-of <snapshot|time>", "of the lake alone, as it was")
+    .option("--as-of-lsn <position>", "of mirrored tables: of the lake alone, as of a WAL position")
+    .option("--freshness <strict|duration>", "of mirrored tables: how new the lake must be to be read")
     .addHelpText(
       "after",
       `
@@ -26,13 +28,13 @@ Examples:
       await withCommand(run, async () => {
         const text = readStatement(statement, flags["file"]);
         if (isCorrection(text)) throw new SpillwayError("sql_unsupported", "explain shows what a SELECT reads");
-        const [params, asOf] = [readParams(flags["params"]), readAsOf(flags["asOf"])];
+        const [params, moment] = [readParams(flags["params"]), readMoment(run, flags)];
         const seam = openSeam(run, await openCatalogedSource(run, "spillway explain"));
         const explanation = await seam.explain(text, {
           params,
           signal: run.signal,
           analyze: flags["analyze"] === true,
-          ...(asOf === undefined ? {} : { asOf }),
+          ...moment,
         });
         for (const line of printExplanation(explanation)) run.out.line(line);
         run.out.result(explanation);

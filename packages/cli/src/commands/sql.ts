@@ -5,7 +5,7 @@ import type { CliContext, CommandContext } from "../context.ts";
 import { formatBytes, formatCount } from "../output.ts";
 import { batchOfTexts, ROW_FORMATS, type RowFormat, rowWriter } from "../row-writer.ts";
 import { openCatalogedSource, openSeam, withCommand } from "../source.ts";
-import { isCorrection, readAsOf, readParams, readStatement } from "../statement-input.ts";
+import { isCorrection, readMoment, readParams, readStatement } from "../statement-input.ts";
 
 /** `spillway sql`: one statement over both tiers, its rows written as they come. */
 export function registerSql(program: Command, context: CliContext): void {
@@ -16,6 +16,8 @@ export function registerSql(program: Command, context: CliContext): void {
     .option("--file <file>", "read the statement from a file (- for standard input)")
     .option("--params <json>", "values of $1, $2, … as a JSON array")
     .option("--as-of <snapshot|time>", "read the lake alone, as it was")
+    .option("--as-of-lsn <position>", "of mirrored tables: the lake alone, as of a WAL position")
+    .option("--freshness <strict|duration>", "of mirrored tables: how new the lake must be to be read")
     .option("--no-timing", "do not print the line about rows and time")
     .addHelpText(
       "after",
@@ -25,7 +27,8 @@ Examples:
   spillway sql --format csv --params '[17, "SFO"]' "SELECT * FROM flights WHERE flight_id = $1 AND origin = $2"
   spillway sql "UPDATE flights SET delay = 0 WHERE flight_id = 17"
   echo "SELECT count(*) FROM flights" | spillway sql -
-  spillway sql --as-of 2026-01-31T12:00:00Z "SELECT count(*) FROM flights"`,
+  spillway sql --as-of 2026-01-31T12:00:00Z "SELECT count(*) FROM flights"
+  spillway sql --freshness 30s "SELECT count(*) FROM orders"`,
     )
     .action(async (statement: string | undefined, flags: Record<string, unknown>) => {
       const run = context.begin(flags);
@@ -35,15 +38,18 @@ Examples:
 
 async function sql(run: CommandContext, statement: string | undefined, flags: Record<string, unknown>): Promise<void> {
   const text = readStatement(statement, flags["file"]);
-  const [params, asOf] = [readParams(flags["params"]), readAsOf(flags["asOf"])];
+  const [params, moment] = [readParams(flags["params"]), readMoment(run, flags)];
   const format = run.out.json ? "json" : (flags["format"] as RowFormat);
   const runtime = await openCatalogedSource(run, "spillway sql");
   const seam = openSeam(run, runtime);
-  const options: QueryOptions = { params, signal: run.signal, ...(asOf === undefined ? {} : { asOf }) };
+  const options: QueryOptions = { params, signal: run.signal, ...moment };
   const startMs = run.clock.monotonicMs();
   if (isCorrection(text)) {
-    if (asOf !== undefined)
-      throw new SpillwayError("usage", "--as-of reads: it cannot be given with a statement that writes");
+    if (Object.keys(moment).length > 0)
+      throw new SpillwayError(
+        "usage",
+        "--as-of and --freshness read: they cannot be given with a statement that writes",
+      );
     return correct(run, await seam.execute(text, { params, signal: run.signal }), format, startMs);
   }
   const result = await seam.query(text, options);
@@ -92,6 +98,7 @@ function timing(run: CommandContext, startMs: number): string {
 /** What came from where, when a table of both tiers was read. */
 function tiers({ stats }: QueryResult): string {
   const lakes = stats.tables.filter((t) => t.tier !== "heap");
+  if (stats.mirror?.why === "not_in_time") return "; from the heap: the lake did not get to this moment in time";
   if (lakes.length === 0) return "";
   const sum = (of: (t: (typeof lakes)[number]) => number): number => lakes.reduce((total, t) => total + of(t), 0);
   const heap = formatCount(sum((t) => t.heapRows));
