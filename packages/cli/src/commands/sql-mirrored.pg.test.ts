@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { type ProcessResult, runCli, spawnCli, type TestProcess } from "@spillway/testkit/processes";
+import { waitFor } from "@spillway/testkit/wait";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 let db: TestDatabase;
@@ -38,6 +39,10 @@ const spillway = (args: readonly string[]): Promise<ProcessResult> => runCli(arg
 
 test("strict, an age, a position, and what is said of them", async () => {
   const sql = (...args: string[]): Promise<ProcessResult> => spillway(["sql", "--format", "csv", ...args]);
+  await waitFor("the table follows the stream", async () => {
+    const { rows } = await db.client.query("select 1 from spillway.mirror_table where phase = 'live'");
+    return rows.length > 0;
+  });
   await db.client.query("update orders set v = 'first' where id = 1");
   const strict = await spillway([
     "sql",

@@ -1,6 +1,12 @@
 import { type Command, Option } from "commander";
 import { SpillwayError } from "@spillway/base/errors";
-import type { ExecuteResult, QueryOptions, QueryResult } from "@spillway/server/seam/seam";
+import {
+  type ExecuteResult,
+  type Freshness,
+  heapInstead,
+  type QueryOptions,
+  type QueryResult,
+} from "@spillway/server/seam/seam";
 import type { CliContext, CommandContext } from "../context.ts";
 import { formatBytes, formatCount } from "../output.ts";
 import { batchOfTexts, ROW_FORMATS, type RowFormat, rowWriter } from "../row-writer.ts";
@@ -55,7 +61,9 @@ async function sql(run: CommandContext, statement: string | undefined, flags: Re
   const result = await seam.query(text, options);
   const rows = await writeRows(run, result, format, startMs);
   if (flags["timing"] !== false && format !== "json") {
-    run.out.note(`(${formatCount(rows)} ${rows === 1 ? "row" : "rows"}, ${timing(run, startMs)}${tiers(result)})`);
+    run.out.note(
+      `(${formatCount(rows)} ${rows === 1 ? "row" : "rows"}, ${timing(run, startMs)}${tiers(result, moment.freshness)})`,
+    );
   }
 }
 
@@ -96,9 +104,10 @@ function timing(run: CommandContext, startMs: number): string {
 }
 
 /** What came from where, when a table of both tiers was read. */
-function tiers({ stats }: QueryResult): string {
+function tiers({ stats }: QueryResult, freshness: Freshness | undefined): string {
+  const instead = freshness ? heapInstead(stats.mirror) : null;
+  if (instead !== null) return `; from the heap: ${instead}`;
   const lakes = stats.tables.filter((t) => t.tier !== "heap");
-  if (stats.mirror?.why === "not_in_time") return "; from the heap: the lake did not get to this moment in time";
   if (lakes.length === 0) return "";
   const sum = (of: (t: (typeof lakes)[number]) => number): number => lakes.reduce((total, t) => total + of(t), 0);
   const heap = formatCount(sum((t) => t.heapRows));

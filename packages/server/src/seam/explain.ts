@@ -49,6 +49,11 @@ const WHY: Readonly<Record<MirrorWhy, string>> = {
   columns_changed: "columns were changed and not followed yet",
 };
 
+/** Why the heap answered although the lake was asked for; null when it did not. */
+export function heapInstead(mirror: MirrorStats | null): string | null {
+  return mirror === null || mirror.tier === "lake" || mirror.why === "cheaper" ? null : WHY[mirror.why];
+}
+
 function mirrorLine({ tier, why, frontier, ageMs, waitedMs, heapMs, lakeMs }: MirrorStats): string {
   const at = tier === "lake" && frontier !== null ? ` at ${formatLsn(frontier)}` : "";
   const age = ageMs === null ? "" : `, F is ${Math.round(ageMs)} ms old`;

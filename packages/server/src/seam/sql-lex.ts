@@ -90,14 +90,21 @@ function dollarEnd(sql: string, start: number, tag: string): number {
 
 /** The statement with its parameters written into it, as untyped constants. */
 export function inlineParams(sql: string, params: readonly EngineParam[]): string {
+  return replaceParams(sql, (n) => {
+    const value = params[n - 1];
+    if (value === undefined)
+      throw new SpillwayError("sql_syntax", `The statement has $${n} and got ${params.length} parameters.`);
+    return literal(value);
+  });
+}
+
+/** The statement with other text in the places of its parameters, which are numbered from 1. */
+export function replaceParams(sql: string, textOf: (n: number) => string): string {
   let out = "";
   let at = 0;
   for (const token of lex(sql)) {
     if (token.kind !== "param") continue;
-    const value = params[Number(token.text.slice(1)) - 1];
-    if (value === undefined)
-      throw new SpillwayError("sql_syntax", `The statement has ${token.text} and got ${params.length} parameters.`);
-    out += sql.slice(at, token.start) + literal(value);
+    out += sql.slice(at, token.start) + textOf(Number(token.text.slice(1)));
     at = token.end;
   }
   return out + sql.slice(at);
