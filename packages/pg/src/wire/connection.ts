@@ -29,6 +29,8 @@ export interface OpenOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onNotice?: ((notice: ServerMessage) => void) | undefined;
   readonly onNotification?: ((channel: string, payload: string) => void) | undefined;
+  /** Sees every message after start-up first, errors too; true: it was taken, and nobody else sees it. For a relay. */
+  readonly onMessage?: ((type: number, buffer: Buffer, start: number, end: number) => boolean) | undefined;
 }
 
 const CANCEL_TIMEOUT_MS = 5_000;
@@ -50,6 +52,7 @@ export class RawConnection {
   #resolveClosed: (error: SpillwayError | null) => void = () => {};
   #lastByteMs = performance.now();
   #paused = false;
+  #started = false;
   readonly #reader: MessageReader;
   readonly #options: OpenOptions;
 
@@ -204,6 +207,7 @@ export class RawConnection {
       if (deadline.signal.aborted) stop();
       deadline.signal.addEventListener("abort", stop, { once: true });
       await startup.run();
+      this.#started = true;
       deadline.signal.removeEventListener("abort", stop);
     } finally {
       clearTimeout(timer);
@@ -232,6 +236,7 @@ export class RawConnection {
 
   #dispatch(type: number, buffer: Buffer, start: number, end: number): void {
     if (this.#ended) return;
+    if (this.#started && this.#options.onMessage?.(type, buffer, start, end)) return;
     const operation = this.#operation;
     if (type === ERROR) return this.#serverError(parseServerMessage(buffer, start, end));
     if (type === NOTICE) return this.#options.onNotice?.(parseServerMessage(buffer, start, end));

@@ -1,0 +1,84 @@
+/**
+ * One planned statement run to rows or to nothing: by the session, or here. What goes to the source as it is, is relayed elsewhere
+ * (`client.ts`); it never comes through here.
+ */
+import type { Prepared, ServeSession, WireColumn, WireParam } from "../../session/session.ts";
+import type { Engines } from "./engines.ts";
+import type { Plan } from "./plans.ts";
+import { RowCursor } from "./row-cursor.ts";
+import { pgError } from "./wire-errors.ts";
+
+export interface Outcome {
+  readonly cursor: RowCursor | null;
+  /** The command tag, once all rows are sent. */
+  tag(rows: number): string;
+}
+
+export function plainOutcome(tag: string): Outcome {
+  return { cursor: null, tag: () => tag };
+}
+
+/** Checks a statement by the session; errors get their position in what the client sent. */
+export async function prepareBySession(
+  session: ServeSession,
+  plan: Pick<Plan, "text" | "offset" | "syntax">,
+  types?: readonly number[],
+): Promise<Prepared> {
+  try {
+    return await session.prepare(plan.text, types);
+  } catch (error) {
+    const details = (error as { details?: Readonly<Record<string, unknown>> }).details;
+    const isSyntax = details?.["sqlstate"] === "42601" || (error as { code?: string }).code === "sql_syntax";
+    // Neither grammar knows it: the words of Postgres are what its clients expect.
+    if (plan.syntax !== null && isSyntax) throw plan.syntax;
+    const position = Number(details?.["position"] ?? 0);
+    if (position > 0 && plan.offset > 0)
+      Object.assign(error as object, { details: { ...details, position: position + plan.offset } });
+    throw error;
+  }
+}
+
+/** Runs by the session, inside of the client's transaction when there is one. */
+export async function runBySession(
+  engines: Engines,
+  prepared: Prepared,
+  params: readonly WireParam[] = [],
+): Promise<Outcome> {
+  await engines.freeSession();
+  await engines.transaction.joinSession(prepared.writes);
+  const result = await engines.session.run(prepared, params.length > 0 ? { params } : {});
+  const tagOf = (rows: number): string => (COUNTED.test(result.command) ? `${result.command} ${rows}` : result.command);
+  const columns = prepared.columns ?? result.columns;
+  if (columns === null) {
+    const rows = await drain(result);
+    return plainOutcome(tagOf(rows));
+  }
+  const cursor = new RowCursor(result, columns);
+  engines.occupy(cursor);
+  return { cursor, tag: tagOf };
+}
+
+const COUNTED = /^(SELECT|INSERT \d+|UPDATE|DELETE|MERGE|COPY|FETCH|MOVE)$/;
+
+async function drain(result: Awaited<ReturnType<ServeSession["run"]>>): Promise<number> {
+  try {
+    for await (const batch of result.batches()) void batch;
+    return await result.rowCount;
+  } finally {
+    await result.close();
+  }
+}
+
+/** A transaction that failed takes nothing but its end. */
+export function requireAlive(engines: Engines, plan: Pick<Plan, "type" | "body"> | null): void {
+  if (engines.transaction.status !== "E") return;
+  const kind = String(plan?.body["kind"] ?? "");
+  const ends = plan?.type === "TransactionStmt" && /^TRANS_STMT_(COMMIT|ROLLBACK|ROLLBACK_TO|PREPARE)$/.test(kind);
+  if (!ends) throw pgError("25P02", "current transaction is aborted, commands ignored until end of transaction block");
+}
+
+export function sameColumns(a: readonly WireColumn[], b: readonly WireColumn[]): boolean {
+  return (
+    a.length === b.length && a.every((column, i) => column.name === b[i]?.name && column.typeOid === b[i]?.typeOid)
+  );
+}
