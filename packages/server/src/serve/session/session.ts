@@ -104,9 +104,10 @@ export interface ServeSession {
   split(sql: string): Promise<readonly string[]>;
   /**
    * Classifies and checks one statement; never runs anything. Throws typed errors with `details.sqlstate` and, where known,
-   * `details.position` (1-based). `types`: oids of the parameters that the client stated; 0 = not stated.
+   * `details.position` (1-based). `types`: oids of the parameters that the client stated; 0 = not stated. Without `describe`,
+   * which costs a round trip, `columns` and `arrowSchema` of a query are null: its result has them.
    */
-  prepare(sql: string, types?: readonly number[]): Promise<Prepared>;
+  prepare(sql: string, types?: readonly number[], options?: { readonly describe?: boolean }): Promise<Prepared>;
   /** Runs one prepared statement. The result must be read to its end or closed. One at a time in a session. */
   run(prepared: Prepared, options?: RunOptions): Promise<RunResult>;
   /** Ends whatever runs, within a second. */

@@ -1,0 +1,517 @@
+/**
+ * The one session under both protocols: what it may run, its transaction, its parameters. Where statements run is the
+ * Runner's matter; what the user may do, the Guard's.
+ */
+import type { Clock } from "@spillway/base/clock";
+import { newUuid } from "@spillway/base/ids";
+import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
+import type { NodeAction, NodeRequest, NodeResult, PlannedTable, Runner } from "../node/request.ts";
+import { type Classified, classify, isAnalyze, type PgNode, splitStatements } from "../plan/classify.ts";
+import { SessionParameters } from "./parameters.ts";
+import { emptyResult, resultOf, textResult } from "./results.ts";
+import type {
+  CancelReason,
+  Prepared,
+  Principal,
+  RunOptions,
+  RunResult,
+  ServeSession,
+  SessionOptions,
+  SessionStatus,
+  WireColumn,
+} from "./session.ts";
+import { applySet, resetName, showName } from "./set-statement.ts";
+import { parameterColumn, sendParam, type SentParam } from "./wire-types.ts";
+
+/** What a user may do, asked for each statement, when it is prepared and again when it runs. */
+export interface Guard {
+  /** Throws typed errors; null: everything (the owner). */
+  check(statement: Classified, context: GuardContext): Promise<readonly PlannedTable[] | null>;
+}
+
+export interface GuardContext {
+  readonly principal: Principal;
+  readonly database: string;
+  readonly searchPath: readonly string[];
+}
+
+/** Told of every statement with its true end. */
+export interface StatementObserver {
+  started(statement: {
+    readonly id: string;
+    readonly session: ServeSession;
+    readonly sql: string;
+    readonly writes: boolean;
+  }): void;
+  queued(id: string, position: number): void;
+  ended(
+    id: string,
+    end: { readonly error: unknown; readonly rows: number; readonly bytes: number; readonly engineMs: number },
+  ): void;
+}
+
+export interface ClientSessionOptions extends SessionOptions {
+  readonly principal: Principal;
+  readonly runner: Runner;
+  readonly guard: Guard;
+  readonly clock: Clock;
+  readonly observer?: StatementObserver;
+  /** Looks the outcome of a commit up when its node is gone. */
+  readonly outcome?: (commitId: string) => Promise<"committed" | "rolled back">;
+  readonly onClose?: (session: ServeSession) => void;
+}
+
+interface Plan extends Prepared {
+  readonly statement: Classified;
+  readonly oids: readonly number[];
+}
+
+const ACTION_OF: Readonly<Partial<Record<Classified["kind"], NodeAction>>> = {
+  select: "query",
+  insert: "execute",
+  update: "execute",
+  delete: "execute",
+  explain: "explain",
+  ddl: "source",
+  truncate: "source",
+  merge: "source",
+  utility: "source",
+};
+const CANCEL_CODE = {
+  client: "statement_canceled",
+  killed: "statement_canceled",
+  timeout: "statement_timeout",
+} as const;
+
+export class ClientSession implements ServeSession {
+  readonly id = newUuid();
+  readonly principal: Principal;
+  readonly database: string;
+  readonly #options: ClientSessionOptions;
+  readonly #parameters: SessionParameters;
+  #status: SessionStatus = "idle";
+  #transaction: string | null = null;
+  #running: { readonly stop: AbortController; reason: CancelReason | null } | null = null;
+  #closed = false;
+
+  constructor(options: ClientSessionOptions) {
+    this.#options = options;
+    this.principal = options.principal;
+    this.database = options.database;
+    this.#parameters = new SessionParameters({
+      application_name: options.application,
+      session_authorization: options.principal.userName,
+      ...options.parameters,
+    });
+  }
+
+  get status(): SessionStatus {
+    return this.#status;
+  }
+
+  parameter(name: string): string | null {
+    return this.#parameters.get(name);
+  }
+
+  split(sql: string): Promise<readonly string[]> {
+    return splitStatements(sql);
+  }
+
+  async prepare(
+    sql: string,
+    types: readonly number[] = [],
+    options: { readonly describe?: boolean } = {},
+  ): Promise<Prepared> {
+    this.#requireOpen();
+    try {
+      return await this.#prepare(sql, types, options.describe ?? true);
+    } catch (error) {
+      this.#failed();
+      throw error;
+    }
+  }
+
+  async #prepare(sql: string, types: readonly number[], describe: boolean): Promise<Prepared> {
+    const statement = await classify(sql);
+    this.#requireRunnable(statement);
+    if (statement.kind !== "empty" && !isRun(statement)) throw unsupported(statement);
+    const tables = await this.#check(statement);
+    const count = Math.max(statement.parameters, types.length);
+    const oids = Array.from({ length: count }, (_, i) => types[i] ?? 0);
+    const base = { sql, kind: statement.kind, writes: statement.writes, statement };
+    const local = localColumns(statement, this.#parameters);
+    if (local !== undefined) {
+      return plan({
+        ...base,
+        oids,
+        parameters: [],
+        columns: local?.columns ?? null,
+        arrowSchema: local?.arrowSchema ?? null,
+      });
+    }
+    const action =
+      statement.kind === "select"
+        ? "describe"
+        : isDml(statement) && (count > 0 || hasReturning(statement))
+          ? "describe-dml"
+          : null;
+    if (!describe || action === null) {
+      return plan({
+        ...base,
+        oids,
+        parameters: oids.map((oid, i) => parameterColumn(i, oid)),
+        columns: null,
+        arrowSchema: null,
+      });
+    }
+    const params = oids.map((oid): SentParam => ({ oid, text: null }));
+    const found = await this.#attempt(
+      this.#request(action, statement.sql, { params, tables }),
+      false,
+      new AbortController().signal,
+    );
+    const parameters = found.parameters;
+    return plan({
+      ...base,
+      oids: parameters.map((p, i) => oids[i] || p.typeOid),
+      parameters,
+      columns: found.columns,
+      arrowSchema: found.arrowSchema,
+    });
+  }
+
+  async run(prepared: Prepared, options: RunOptions = {}): Promise<RunResult> {
+    this.#requireOpen();
+    const planned = prepared as Plan;
+    const { statement } = planned;
+    this.#requireRunnable(statement);
+    if (this.#running)
+      throw new SpillwayError("session_ended", "The session runs another statement.", {
+        details: { sqlstate: "55006" },
+      });
+    const running = { stop: new AbortController(), reason: null as CancelReason | null };
+    this.#running = running;
+    const id = newUuid();
+    const timer = this.#timeout(options);
+    const abort = (): void => this.cancel("client");
+    options.signal?.addEventListener("abort", abort, { once: true });
+    if (options.signal?.aborted) this.cancel("client");
+    const { observer } = this.#options;
+    observer?.started({ id, session: this, sql: statement.sql, writes: statement.writes });
+    let node: NodeResult | null = null;
+    const finish = (error: unknown): void => {
+      clearTimeout(timer);
+      options.signal?.removeEventListener("abort", abort);
+      if (this.#running === running) this.#running = null;
+      if (error !== null) this.#failed();
+      observer?.ended(id, { error, ...(node?.stats() ?? { rows: 0, bytes: 0, engineMs: 0 }) });
+    };
+    try {
+      node = translated(await this.#start(planned, options, running.stop.signal, id), (e) =>
+        this.#translate(e, running.reason),
+      );
+      return resultOf(node, finish);
+    } catch (error) {
+      const typed = this.#translate(error, running.reason);
+      finish(typed);
+      throw typed;
+    }
+  }
+
+  cancel(reason: CancelReason): void {
+    const running = this.#running;
+    if (!running || running.stop.signal.aborted) return;
+    running.reason = reason;
+    running.stop.abort();
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.cancel("client");
+    if (this.#transaction !== null) await this.#endTransaction("rollback").catch(() => {});
+    this.#options.onClose?.(this);
+  }
+
+  /** The timer covers all, from the queue to the last byte. */
+  #timeout(options: RunOptions): NodeJS.Timeout | undefined {
+    const ms = options.timeoutMs ?? Number(this.#parameters.get("statement_timeout") ?? "0");
+    return ms > 0 ? setTimeout(() => this.cancel("timeout"), ms) : undefined;
+  }
+
+  async #start(planned: Plan, options: RunOptions, signal: AbortSignal, id: string): Promise<NodeResult> {
+    const { statement } = planned;
+    if (statement.kind === "empty") return emptyResult("");
+    const own = this.#local(statement);
+    if (own) return own;
+    const control = await this.#control(statement, signal);
+    if (control) return control;
+    const action = ACTION_OF[statement.kind];
+    if (!action || !isRun(statement)) throw unsupported(statement);
+    // Granted when it was prepared; asked again, because grants can be revoked since.
+    const tables = await this.#check(statement);
+    const values = options.params ?? [];
+    if (values.length < statement.parameters) {
+      throw new SpillwayError(
+        "sql_syntax",
+        `The statement has ${statement.parameters} parameters and got ${values.length}.`,
+        {
+          details: { sqlstate: "08P01" },
+        },
+      );
+    }
+    const params = values.map((value, i) => sendParam(value, planned.oids[i] ?? 0));
+    const more = action === "explain" ? { analyze: statement.tree !== null && isAnalyze(nodeOf(statement.tree)) } : {};
+    const sql = action === "explain" ? explained(statement.sql) : statement.sql;
+    return this.#attempt(this.#request(action, sql, { params, tables, ...more }), statement.writes, signal, id);
+  }
+
+  #attempt(request: NodeRequest, writes: boolean, signal: AbortSignal, id?: string): Promise<NodeResult> {
+    const { runner, observer } = this.#options;
+    return runner.run(request, {
+      signal,
+      writes,
+      ...(id === undefined || !observer ? {} : { onQueued: (position) => observer.queued(id, position) }),
+    });
+  }
+
+  #request(
+    action: NodeAction,
+    sql: string,
+    more: Partial<Pick<NodeRequest, "params" | "tables" | "analyze" | "isolation" | "readOnly">> = {},
+  ): NodeRequest {
+    const searchPath = this.#parameters.searchPath();
+    return { action, sql, params: [], tables: [], searchPath, transaction: this.#transaction, ...more };
+  }
+
+  #check(statement: Classified): Promise<readonly PlannedTable[] | null> {
+    const { principal, database } = this;
+    return this.#options.guard.check(statement, { principal, database, searchPath: this.#parameters.searchPath() });
+  }
+
+  /** SET, SHOW, RESET, DISCARD. */
+  #local({ kind, tree }: Classified): NodeResult | null {
+    const node = tree ? nodeOf(tree) : {};
+    switch (kind) {
+      case "set":
+        applySet(this.#parameters, tree ?? {}, this.#status !== "idle");
+        return emptyResult("SET");
+      case "reset": {
+        const name = resetName(node);
+        if (name === null) this.#parameters.resetAll();
+        else this.#parameters.set(name, null, false);
+        return emptyResult("RESET");
+      }
+      case "discard":
+        this.#parameters.resetAll();
+        return emptyResult(node["target"] === "DISCARD_ALL" ? "DISCARD ALL" : "DISCARD");
+      case "show":
+        return shown(this.#parameters, node);
+      default:
+        return null;
+    }
+  }
+
+  /** BEGIN to ROLLBACK. */
+  async #control({ kind, tree }: Classified, signal: AbortSignal): Promise<NodeResult | null> {
+    const node = tree ? nodeOf(tree) : {};
+    const name = String(node["savepoint_name"] ?? "");
+    switch (kind) {
+      case "begin":
+        return this.#begin(node, signal);
+      case "commit":
+      case "rollback": {
+        const outcome = kind === "commit" && this.#status !== "failed" ? "commit" : "rollback";
+        if (this.#transaction !== null) await this.#endTransaction(outcome);
+        if (node["chain"] === true) await this.#begin({}, signal);
+        return emptyResult(outcome === "commit" ? "COMMIT" : "ROLLBACK");
+      }
+      case "savepoint":
+      case "release":
+      case "rollback-to": {
+        if (this.#transaction === null) {
+          throw new SpillwayError("transaction_none", `${kind.toUpperCase()} can only be used in transaction blocks.`, {
+            details: { sqlstate: "25P01" },
+          });
+        }
+        const result = await this.#attempt(this.#request(kind, name), true, signal);
+        if (kind === "rollback-to") this.#status = "transaction";
+        return result;
+      }
+      default:
+        return null;
+    }
+  }
+
+  async #begin(node: PgNode, signal: AbortSignal): Promise<NodeResult> {
+    if (this.#transaction !== null) return emptyResult("BEGIN");
+    const options = transactionOptions(node);
+    const level = options.get("transaction_isolation") ?? this.#parameters.get("default_transaction_isolation");
+    const readOnly =
+      (options.get("transaction_read_only") ?? this.#parameters.get("default_transaction_read_only")) === "on";
+    this.#transaction = newUuid();
+    try {
+      const isolation = level === "serializable" ? ("serializable" as const) : ("repeatable read" as const);
+      await this.#attempt(this.#request("begin", "", { isolation, readOnly }), !readOnly, signal);
+    } catch (error) {
+      this.#transaction = null;
+      throw error;
+    }
+    this.#status = "transaction";
+    this.#parameters.begin();
+    return emptyResult("BEGIN");
+  }
+
+  async #endTransaction(outcome: "commit" | "rollback"): Promise<void> {
+    const id = this.#transaction;
+    const request = this.#request(outcome, outcome === "commit" ? (id ?? "") : "");
+    // It is over, whatever comes of it.
+    this.#transaction = null;
+    this.#status = "idle";
+    const never = new AbortController().signal;
+    try {
+      await this.#attempt(request, true, never);
+      this.#parameters.end(outcome);
+    } catch (error) {
+      this.#parameters.end("rollback");
+      if (outcome === "rollback") return;
+      if (!isSpillwayError(error, "pg_commit_unknown", "node_lost", "node_lost_in_transaction") || id === null)
+        throw error;
+      await this.#settle(id, error);
+    }
+  }
+
+  /** The answer to a COMMIT was lost: its id says what became of it. */
+  async #settle(commitId: string, lost: SpillwayError): Promise<void> {
+    const { outcome } = this.#options;
+    const found = await outcome?.(commitId).catch(() => null);
+    if (found === "committed") return;
+    if (found === "rolled back") {
+      throw new SpillwayError(
+        "node_lost_in_transaction",
+        "The transaction was lost before its COMMIT and is rolled back.",
+        {
+          cause: lost,
+          details: { sqlstate: "40001" },
+        },
+      );
+    }
+    throw new SpillwayError(
+      "pg_commit_unknown",
+      "Whether the transaction was committed is not known; the source is away.",
+      {
+        cause: lost,
+        details: { sqlstate: "08007", commit_id: commitId },
+      },
+    );
+  }
+
+  #failed(): void {
+    if (this.#status === "transaction" && this.#transaction !== null) this.#status = "failed";
+  }
+
+  #requireOpen(): void {
+    if (this.#closed)
+      throw new SpillwayError("session_ended", "The session is closed.", { details: { sqlstate: "08003" } });
+  }
+
+  #requireRunnable({ kind }: Classified): void {
+    if (this.#status !== "failed" || kind === "rollback" || kind === "commit" || kind === "rollback-to") return;
+    throw new SpillwayError(
+      "transaction_failed",
+      "current transaction is aborted, commands ignored until end of transaction block",
+      { details: { sqlstate: "25P02" } },
+    );
+  }
+
+  /** An interruption is named after what asked for it. */
+  #translate(error: unknown, reason: CancelReason | null): unknown {
+    if (reason === null || isSpillwayError(error, "queue_timeout")) return error;
+    const text =
+      reason === "timeout" ? "canceling statement due to statement timeout" : "canceling statement due to user request";
+    return new SpillwayError(CANCEL_CODE[reason], text, { cause: error, details: { sqlstate: "57014", reason } });
+  }
+}
+
+const OWN = new Set<Classified["kind"]>([
+  "begin", "commit", "rollback", "savepoint", "release", "rollback-to", "set", "reset", "show", "discard",
+]); // prettier-ignore
+
+function isRun({ kind, writes }: Classified): boolean {
+  if (kind === "select" || kind === "explain") return !writes;
+  return OWN.has(kind) || ACTION_OF[kind] !== undefined;
+}
+
+function unsupported({ kind, writes }: Classified): SpillwayError {
+  const what =
+    kind === "select" && writes ? "A query that changes or locks rows" : `A statement of this kind (${kind})`;
+  return new SpillwayError("sql_unsupported", `${what} is not run here.`, { details: { sqlstate: "0A000" } });
+}
+
+function translated(node: NodeResult, translate: (error: unknown) => unknown): NodeResult {
+  async function* messages(): AsyncIterable<Buffer> {
+    try {
+      yield* node.messages();
+    } catch (error) {
+      throw translate(error);
+    }
+  }
+  return { ...node, messages };
+}
+
+function plan(value: Plan): Prepared {
+  return value;
+}
+
+function nodeOf(tree: PgNode): PgNode {
+  const [key = ""] = Object.keys(tree);
+  return (tree[key] ?? {}) as PgNode;
+}
+
+function isDml({ kind }: Classified): boolean {
+  return kind === "insert" || kind === "update" || kind === "delete";
+}
+
+function hasReturning({ tree }: Classified): boolean {
+  return tree !== null && JSON.stringify(nodeOf(tree)).includes('"return');
+}
+
+/** Columns of what the session answers itself; undefined: another kind of statement; null: no rows. */
+function localColumns(
+  { kind, tree }: Classified,
+  parameters: SessionParameters,
+): { readonly columns: readonly WireColumn[] | null; readonly arrowSchema: Buffer | null } | null | undefined {
+  if (kind === "show") return shown(parameters, tree ? nodeOf(tree) : {});
+  if (kind === "explain") return textResult("EXPLAIN", ["QUERY PLAN"], []);
+  return kind === "select" || kind === "insert" || kind === "update" || kind === "delete" ? undefined : null;
+}
+
+function shown(parameters: SessionParameters, node: PgNode): NodeResult {
+  const name = showName(node);
+  if (name === "all") {
+    return textResult(
+      "SHOW",
+      ["name", "setting", "description"],
+      parameters.all().map(([n, v]) => [n, v, ""]),
+    );
+  }
+  const shownName = parameters.nameOf(name);
+  return textResult("SHOW", [shownName], [[parameters.get(name)]]);
+}
+
+function transactionOptions(node: PgNode): Map<string, string> {
+  const options = (node["options"] ?? []) as readonly PgNode[];
+  return new Map(
+    options.map((o) => {
+      const def = (o["DefElem"] ?? {}) as PgNode;
+      const text = JSON.stringify(def["arg"] ?? "");
+      const value = /"sval":"([^"]*)"/.exec(text)?.[1] ?? (/"ival":1|"boolval":true/.test(text) ? "on" : "off");
+      return [String(def["defname"]), value];
+    }),
+  );
+}
+
+/** The statement that is explained. Its options were read from the parse tree. */
+function explained(sql: string): string {
+  return sql.replace(/^\s*explain\s*(?:\([^)]*\)|(?:(?:analyze|analyse|verbose)\b\s*)*)/i, "");
+}
