@@ -52,7 +52,7 @@ export async function splitStatements(sql: string): Promise<string[]> {
     if (token.text === ";" && depth <= 0) {
       cut(token.start);
       start = token.end;
-    } else if (!/COMMENT$/.test(token.tokenName)) filled = true;
+    } else if (!token.tokenName.endsWith("COMMENT")) filled = true;
   }
   cut(bytes.length);
   return out;

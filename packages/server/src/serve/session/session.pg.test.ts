@@ -277,7 +277,8 @@ describe("policies", () => {
   test("an error of the user's own expression never tells of a row that is hidden", async () => {
     // Only hidden rows make the cast fail.
     await ask(session, "UPDATE items SET label = '7' WHERE id IN (70, 2570)");
-    const some = [table("label LIKE '7%'")];
+    // A dear policy, so that DuckDB would rather run the user's cheap condition first.
+    const some = [table("regexp_matches(md5(label) || md5(upper(label)) || label, '^.{64}7.*$') OR sha256(label) = 'x'")];
     expect(await as(some, "SELECT label::INT FROM items")).toEqual([["7"], ["7"]]);
     for (const sql of [
       "SELECT count(*) FROM items WHERE replace(label, 'label ', 'x')::INT = 1",
