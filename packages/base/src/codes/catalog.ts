@@ -26,6 +26,12 @@ export const CATALOG_CODES = {
     cause: "a lake that belongs to another database, or to this one before it was restored, cloned or forked",
     remedy: "Say which it is: `spillway restore adopt` takes the lake over, `spillway restore fork` starts a new one.",
   },
+  lake_unclaimed: {
+    kind: "retry",
+    cause: "a server that was restarted, promoted or copied since a worker last claimed the lake for it",
+    remedy:
+      "Nothing was removed. A worker claims the lake once it has seen for `takeover-watch` that nobody else works with it.",
+  },
   warehouse_mismatch: {
     kind: "usage",
     cause: "a warehouse setting other than the one that the database was set up with",

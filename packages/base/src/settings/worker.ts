@@ -35,9 +35,16 @@ export const WORKER_SETTINGS = {
   adoptPromotion: {
     name: "adopt-promotion",
     type: "bool",
-    default: "false",
-    help: "After a failover (same server, newer timeline, nothing rewound) go on without `spillway restore adopt`. Only where no copy of the server is ever promoted beside it.",
+    default: "true",
+    help: "After a failover (same server, newer timeline, nothing rewound, and nobody else works with the lake) go on without `spillway restore adopt`.",
   } as Setting<boolean>,
+  takeoverWatch: {
+    name: "takeover-watch",
+    type: "duration",
+    default: "30s",
+    unit: "ms",
+    help: "How long a worker whose Postgres was restarted, promoted or copied looks whether another one works with the lake, before it does anything. A leader shows itself every 10 s.",
+  } as Setting<number>,
   pinTtl: {
     name: "pin-ttl",
     type: "duration",

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { SpillwayError } from "@spillway/base/errors";
-import { awaitRequest, fileRequest, readStatus, type Relation } from "@spillway/server/catalog/catalog";
+import { SETTINGS } from "@spillway/base/settings";
+import { awaitRequest, claimLake, fileRequest, readStatus, type Relation } from "@spillway/server/catalog/catalog";
 import { maintain, PASSES, type PassName, passesOf, SourceUpkeep } from "@spillway/server/movers/movers";
 import type { Runtime } from "@spillway/server/roles/runtime";
 import type { CliContext, CommandContext } from "../context.ts";
@@ -80,6 +81,16 @@ async function runHere(
   relation: Relation | null,
   passes: readonly PassName[] | undefined,
 ): Promise<void> {
+  await claimLake({
+    lend: (work) => runtime.pool.withClient(work),
+    store: runtime.store,
+    warehouse: runtime.warehouse,
+    clock: run.clock,
+    watchMs: run.get(SETTINGS.takeoverWatch),
+    adoptPromotion: run.get(SETTINGS.adoptPromotion),
+    signal: run.signal,
+    onWatch: (ms) => run.out.line(`Looking for ${ms / 1000} s whether another server works with the lake.`),
+  });
   const answer = await maintain(runtime.mover(null, run.signal), new SourceUpkeep(), {
     relationId: relation?.relationId ?? null,
     ...(passes ? { passes } : {}),

@@ -23,6 +23,7 @@ export function registerWorker(program: Command, context: CliContext): void {
           campaignIntervalMs: run.get(SETTINGS.campaignInterval),
           cycleIntervalMs: run.get(SETTINGS.cycleInterval),
           adoptPromotion: run.get(SETTINGS.adoptPromotion),
+          takeoverWatchMs: run.get(SETTINGS.takeoverWatch),
           deltaBacklogWarnRows: run.get(SETTINGS.deltaBacklogWarnRows),
           metricsListen: flags["once"] === true ? "off" : run.get(SETTINGS.metricsListen),
           mirror: {

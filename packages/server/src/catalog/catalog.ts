@@ -97,16 +97,15 @@ export {
   loadWarehouse,
   ownerPath,
   ownershipFault,
-  followPromotion,
-  isPromotion,
   printOwner,
   readIdentity,
   readOwner,
-  renewOwnership,
+  requireClaim,
   requireOwnership,
   type ServerIdentity,
   type WarehouseRow,
 } from "./identity.ts";
+export { claimLake, type ClaimRequest, RENEW_EVERY_MS, renewOwnership, requireClaimable, WATCH_MS } from "./claim.ts";
 export { init, type InitOptions, type InitResult, requireCatalog } from "./init.ts";
 export {
   answerRequest,

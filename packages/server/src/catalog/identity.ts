@@ -8,8 +8,6 @@ import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
 import { newUuid } from "@spillway/base/ids";
 import type { ObjectStore } from "@spillway/lake/store/store";
 import { fromPgError, sqlstateOf } from "@spillway/pg/pg-error";
-import { inTransaction } from "@spillway/pg/transaction";
-import type pg from "pg";
 import type { Db } from "./db.ts";
 import { big } from "./rows.ts";
 
@@ -20,6 +18,8 @@ export interface ServerIdentity {
   readonly databaseOid: number;
   /** 0 where the role may not ask. */
   readonly timeline: number;
+  /** When the server was started, in µs since 1970: no copy of it, of whatever kind, has the same. 0: not recorded. */
+  readonly instance: bigint;
 }
 
 export interface WarehouseRow extends ServerIdentity {
@@ -36,26 +36,30 @@ export function ownerPath(warehouse: string): string {
 }
 
 export async function readIdentity(db: Db): Promise<ServerIdentity> {
-  const { rows } = await db.query<{ oid: string }>(
-    "select oid::text from pg_database where datname = current_database()",
+  const { rows } = await db.query<{ oid: string; started: string }>(
+    `select oid::text, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint::text as started
+     from pg_database where datname = current_database()`,
   );
   const asked = async (sql: string): Promise<string> => {
-    const { rows: found } = await db.query<{ v: string }>(sql);
-    return found[0]?.v ?? "0";
+    try {
+      const { rows: found } = await db.query<{ v: string }>(sql);
+      return found[0]?.v ?? "0";
+    } catch (error) {
+      if (sqlstateOf(error) !== "42501") throw fromPgError(error, "reading the server's identity");
+      return "0";
+    }
   };
-  let control = ["0", "0"];
-  try {
-    control = [
-      await asked("select system_identifier::text as v from pg_control_system()"),
-      await asked("select timeline_id::text as v from pg_control_checkpoint()"),
-    ];
-  } catch (error) {
-    if (sqlstateOf(error) !== "42501") throw fromPgError(error, "reading the server's identity");
-  }
+  const systemIdentifier = await asked("select system_identifier::text as v from pg_control_system()");
+  // The control file learns of a promotion with the checkpoint after it; the name of the file that is written knows it at once.
+  const timeline = await asked(
+    `select case when pg_is_in_recovery() then (select timeline_id from pg_control_checkpoint())
+       else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end::text as v`,
+  );
   return {
-    systemIdentifier: BigInt(control[0] ?? "0"),
+    systemIdentifier: BigInt(systemIdentifier),
     databaseOid: Number(rows[0]?.oid),
-    timeline: Number(control[1] ?? "0"),
+    timeline: Number(timeline),
+    instance: BigInt(rows[0]?.started ?? "0"),
   };
 }
 
@@ -67,6 +71,7 @@ export async function loadWarehouse(db: Db): Promise<WarehouseRow | null> {
     database_oid: string | number;
     timeline: number;
     generation: string;
+    instance: string;
   }>("select * from spillway.warehouse");
   const raw = rows[0];
   if (!raw) return null;
@@ -77,6 +82,7 @@ export async function loadWarehouse(db: Db): Promise<WarehouseRow | null> {
     databaseOid: Number(raw.database_oid),
     timeline: raw.timeline,
     generation: big(raw.generation),
+    instance: big(raw.instance),
   };
 }
 
@@ -111,8 +117,8 @@ export async function takeWarehouse(
     if (owner !== null) row = { ...row, lineage: owner.lineage, generation: owner.generation };
   }
   await tx.query(
-    `insert into spillway.warehouse (location, lineage, system_identifier, database_oid, timeline, generation)
-     values ($1, $2, $3, $4, $5, $6)`,
+    `insert into spillway.warehouse (location, lineage, system_identifier, database_oid, timeline, generation, instance)
+     values ($1, $2, $3, $4, $5, $6, $7)`,
     [
       row.location,
       row.lineage,
@@ -120,6 +126,7 @@ export async function takeWarehouse(
       row.databaseOid,
       row.timeline,
       row.generation.toString(),
+      row.instance.toString(),
     ],
   );
   return row;
@@ -139,6 +146,7 @@ export async function readOwner(store: ObjectStore, warehouse: string): Promise<
       databaseOid: Number(raw["databaseOid"]),
       timeline: Number(raw["timeline"]),
       generation: BigInt(raw["generation"] ?? "0"),
+      instance: BigInt(raw["instance"] ?? "0"),
     };
   } catch (error) {
     if (isSpillwayError(error, "store_not_found")) return null;
@@ -153,6 +161,7 @@ export function printOwner(row: WarehouseRow, clock: Clock): string {
     databaseOid: row.databaseOid,
     timeline: row.timeline,
     generation: row.generation.toString(),
+    instance: row.instance.toString(),
     writtenAt: new Date(clock.wallMs()).toISOString(),
   });
 }
@@ -185,73 +194,6 @@ function identityFault(recorded: ServerIdentity, now: ServerIdentity): string | 
   return null;
 }
 
-/**
- * Raises the generation, in the catalog and then in the store. Done by the leader again and again: a copy of this
- * database, or this one restored to an earlier point, has an older generation, and so is no owner any more. `also` is run in
- * the same transaction.
- */
-export async function renewOwnership(
-  client: pg.Client,
-  store: ObjectStore,
-  warehouse: string,
-  clock: Clock,
-  also: (tx: Db) => Promise<void>,
-): Promise<void> {
-  const row = await inTransaction(client, {}, async (tx) => {
-    const owned = await requireOwnership(tx, store, warehouse);
-    const owner = await readOwner(store, warehouse);
-    if (owner !== null && owner.generation < owned.generation) return owned;
-    await tx.query("update spillway.warehouse set generation = generation + 1 where generation = $1", [
-      owned.generation.toString(),
-    ]);
-    await also(tx);
-    return { ...owned, generation: owned.generation + 1n };
-  });
-  await store.put(ownerPath(warehouse), Buffer.from(printOwner(row, clock)));
-}
-
-/**
- * Whether all that differs is a newer timeline: this server was promoted, and its catalog is not an older one, because no
- * later generation is in the store. A copy that was promoted for another purpose looks the same, which is why going on
- * without being asked is a setting (`adopt-promotion`). Pure.
- */
-export function isPromotion(catalog: WarehouseRow, owner: WarehouseRow | null, now: ServerIdentity): boolean {
-  const as = (row: WarehouseRow): WarehouseRow => ({ ...row, timeline: now.timeline });
-  if (owner === null || now.systemIdentifier === 0n || now.timeline <= catalog.timeline) return false;
-  return owner.timeline <= now.timeline && ownershipFault(as(catalog), as(owner), now) === null;
-}
-
-/**
- * Takes the warehouse along to the timeline of a promoted server, in a new generation; false when there is nothing to take along. The
- * leader's: `also` checks its epoch in the same transaction. The former primary, should it come back by itself, has an older one.
- */
-export async function followPromotion(
-  client: pg.Client,
-  store: ObjectStore,
-  warehouse: string,
-  clock: Clock,
-  also: (tx: Db) => Promise<void>,
-): Promise<boolean> {
-  const [catalog, owner, now] = [
-    await loadWarehouse(client),
-    await readOwner(store, warehouse),
-    await readIdentity(client),
-  ];
-  if (catalog === null || catalog.location !== warehouse || !isPromotion(catalog, owner, now)) return false;
-  const row = { ...catalog, timeline: now.timeline, generation: catalog.generation + 1n };
-  // The object first: until the catalog says the same, nobody deletes, and doing it again is safe.
-  await store.put(ownerPath(warehouse), Buffer.from(printOwner({ ...row, generation: catalog.generation }, clock)));
-  await inTransaction(client, {}, async (tx) => {
-    await tx.query("update spillway.warehouse set timeline = $1, generation = $2", [
-      row.timeline,
-      row.generation.toString(),
-    ]);
-    await also(tx);
-  });
-  await store.put(ownerPath(warehouse), Buffer.from(printOwner(row, clock)));
-  return true;
-}
-
 /** Throws `catalog_missing`, `warehouse_mismatch` or `lake_not_ours` unless this database owns the warehouse. */
 export async function requireOwnership(db: Db, store: ObjectStore, warehouse: string): Promise<WarehouseRow> {
   const catalog = await loadWarehouse(db);
@@ -260,6 +202,20 @@ export async function requireOwnership(db: Db, store: ObjectStore, warehouse: st
   const fault = ownershipFault(catalog, await readOwner(store, warehouse), await readIdentity(db));
   if (fault !== null) throw new SpillwayError("lake_not_ours", `${warehouse}: ${fault}`);
   return catalog;
+}
+
+/**
+ * The same, and that this very server, since it was started, is the one that claimed the lake last (claim.ts). Before every
+ * deletion: a copy of the server that nobody has noticed yet has all the rest. Throws `lake_unclaimed` too.
+ */
+export async function requireClaim(db: Db, store: ObjectStore, warehouse: string): Promise<void> {
+  const catalog = await requireOwnership(db, store, warehouse);
+  const [owner, now] = [await readOwner(store, warehouse), await readIdentity(db)];
+  if (owner?.instance === now.instance && catalog.instance === now.instance) return;
+  throw new SpillwayError(
+    "lake_unclaimed",
+    `${warehouse} was last claimed by a server that was started at another time`,
+  );
 }
 
 export function mismatch(recorded: string, given: string): SpillwayError {

@@ -4,16 +4,7 @@
  * the next one is due, whoever leads then.
  */
 import { SpillwayError } from "@spillway/base/errors";
-import { assertEpoch } from "@spillway/pg/lease";
-import {
-  finishOp,
-  loadRelation,
-  loadRelations,
-  openOp,
-  type Relation,
-  renewOwnership,
-  type WorkRequest,
-} from "../catalog/catalog.ts";
+import { finishOp, loadRelation, loadRelations, openOp, type Relation, type WorkRequest } from "../catalog/catalog.ts";
 import { compact } from "./compact.ts";
 import { displayName, type MoverContext } from "./context.ts";
 import { expireSnapshots } from "./expire.ts";
@@ -105,7 +96,6 @@ async function isDue(ctx: MoverContext, relation: LakeRelation, policy: Policy):
 }
 
 const HOUR_MS = 3_600_000;
-const RENEW_EVERY_MS = 60_000;
 const PAUSE_MS = 60_000;
 /** Journal rows are kept this long after their end. */
 const JOURNAL_DAYS = 30;
@@ -113,14 +103,12 @@ const JOURNAL_DAYS = 30;
 /** What concerns no single table, at every cycle of the leader: pins, files, the journal. One for each term. */
 export class SourceUpkeep {
   #orphansMs: number | null = null;
-  #renewedMs: number | null = null;
   /** Mirrored tables whose maintenance failed: when it is tried again. */
   readonly #pausing = new Map<bigint, number>();
 
   /** Throws `lake_not_ours` before it removes anything, when the lake is another's. */
   async run(ctx: MoverContext, passes: readonly PassName[] = []): Promise<PassReport> {
     const report: PassReport = {};
-    await this.#renew(ctx);
     await this.#mirrored(ctx);
     const pins = await sweepPins(ctx);
     const abandoned = await removeAbandonedFiles(ctx);
@@ -155,17 +143,6 @@ export class SourceUpkeep {
         ctx.log.warn("maintain.failed", { table: displayName(relation), code: error.code, error });
       }
     }
-  }
-
-  /** Only the leader's: a command that works by itself is checked, but claims nothing. */
-  async #renew(ctx: MoverContext): Promise<void> {
-    const { epoch } = ctx;
-    const nowMs = ctx.clock.monotonicMs();
-    if (epoch === null || (this.#renewedMs !== null && nowMs - this.#renewedMs < RENEW_EVERY_MS)) return;
-    await ctx.pool.withClient((c) =>
-      renewOwnership(c, ctx.store, ctx.warehouse, ctx.clock, (tx) => assertEpoch(tx, { epoch })),
-    );
-    this.#renewedMs = nowMs;
   }
 }
 

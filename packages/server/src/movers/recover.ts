@@ -1,5 +1,5 @@
 /** What a new leader does first: takes back what others left open, and removes files that nothing refers to. */
-import { abandonedFiles, abandonOrphans, forgetStaged, requireOwnership } from "../catalog/catalog.ts";
+import { abandonedFiles, abandonOrphans, forgetStaged, requireClaim } from "../catalog/catalog.ts";
 import type { MoverContext } from "./context.ts";
 
 const BATCH = 500;
@@ -9,7 +9,7 @@ export interface Recovered {
   readonly removed: number;
 }
 
-/** Idempotent. Throws `lake_not_ours` before it removes anything, when the lake is another's. */
+/** Idempotent. Throws `lake_not_ours` and `lake_unclaimed` before it removes anything, when the lake is another's. */
 export async function recover(ctx: MoverContext): Promise<Recovered> {
   const { epoch } = ctx;
   const abandoned = epoch === null ? [] : await ctx.pool.withClient((c) => abandonOrphans(c, epoch));
@@ -23,7 +23,7 @@ export async function removeAbandonedFiles(ctx: MoverContext): Promise<number> {
   for (;;) {
     const paths = await ctx.pool.withClient((c) => abandonedFiles(c, BATCH));
     if (paths.length === 0 || ctx.signal?.aborted) return removed;
-    await ctx.pool.withClient((c) => requireOwnership(c, ctx.store, ctx.warehouse));
+    await ctx.pool.withClient((c) => requireClaim(c, ctx.store, ctx.warehouse));
     await ctx.store.delete(paths);
     await ctx.pool.withClient((c) => forgetStaged(c, paths));
     removed += paths.length;

@@ -5,7 +5,7 @@
  */
 import { readMetadata } from "@spillway/lake/metadata";
 import { storeSource } from "@spillway/lake/snapshot/source";
-import { appendFileLog, type Db, loadLakeTables, readFileLog, requireOwnership } from "../catalog/catalog.ts";
+import { appendFileLog, type Db, loadLakeTables, readFileLog, requireClaim } from "../catalog/catalog.ts";
 import { fileLog, type MoverContext } from "./context.ts";
 import { raiseCounters } from "./maintain-counters.ts";
 import { requireOwnPath, RESTORE_WINDOW_MS } from "./remove.ts";
@@ -21,7 +21,7 @@ const BATCH = 500;
 /** Entries from which the log is written anew. */
 const MIN_ENTRIES = 50;
 
-/** Throws `lake_not_ours` before anything is touched. */
+/** Throws `lake_not_ours` and `lake_unclaimed` before anything is touched. */
 export async function removeOrphans(ctx: MoverContext, graceMs: number): Promise<OrphansResult> {
   const beforeMs = ctx.clock.wallMs() - Math.max(graceMs, ctx.restoreWindowMs ?? RESTORE_WINDOW_MS);
   const entries: string[] = [];
@@ -48,10 +48,10 @@ export async function removeOrphans(ctx: MoverContext, graceMs: number): Promise
 
 /**
  * Temporary files and parts of uploads that killed writers left: no listing shows them, no journal knows them, and their names
- * say what they are. Throws `lake_not_ours` before anything is touched: a writer of somebody else's might be slow.
+ * say what they are. Throws `lake_not_ours` and `lake_unclaimed` before anything is touched: a writer of somebody else's might be slow.
  */
 export async function removeTemporary(ctx: MoverContext): Promise<number> {
-  await ctx.pool.withClient((c) => requireOwnership(c, ctx.store, ctx.warehouse));
+  await ctx.pool.withClient((c) => requireClaim(c, ctx.store, ctx.warehouse));
   const removed = await ctx.store.sweepTemporary(TEMPORARY_MS, ctx.clock.wallMs());
   if (removed > 0) ctx.log.info("orphans.temporary_removed", { files: removed });
   return removed;
@@ -98,7 +98,7 @@ async function removeFiles(ctx: MoverContext, paths: readonly string[]): Promise
       if ((await ctx.store.head(path)) !== null) there.push(path);
     }
     if (there.length === 0) continue;
-    await ctx.pool.withClient((c) => requireOwnership(c, ctx.store, ctx.warehouse));
+    await ctx.pool.withClient((c) => requireClaim(c, ctx.store, ctx.warehouse));
     await ctx.store.delete(there);
     await ctx.pool.withClient((c) => raiseCounters(c, null, { orphans_removed_total: there.length }));
     removed += there.length;
@@ -109,7 +109,7 @@ async function removeFiles(ctx: MoverContext, paths: readonly string[]): Promise
 /** The new entry is there before the old ones go: an interruption leaves too much, never too little. */
 async function shrinkLog(ctx: MoverContext, entries: readonly string[], kept: readonly string[]): Promise<void> {
   if (entries.length < MIN_ENTRIES || ctx.signal?.aborted) return;
-  await ctx.pool.withClient((c) => requireOwnership(c, ctx.store, ctx.warehouse));
+  await ctx.pool.withClient((c) => requireClaim(c, ctx.store, ctx.warehouse));
   if (kept.length > 0) await appendFileLog(fileLog(ctx), { op: 0n, staged: kept });
   await ctx.store.delete(entries);
   ctx.log.debug("orphans.log_shrunk", { entries: entries.length, files: kept.length });

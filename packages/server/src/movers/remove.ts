@@ -8,7 +8,7 @@ import { SpillwayError } from "@spillway/base/errors";
 import { faultPoint } from "@spillway/base/fault";
 import { inTransaction } from "@spillway/pg/transaction";
 import { isWithin } from "@spillway/lake/store/store";
-import { type Db, requireOwnership } from "../catalog/catalog.ts";
+import { type Db, requireClaim } from "../catalog/catalog.ts";
 import type { MoverContext } from "./context.ts";
 import { raiseCounters } from "./maintain-counters.ts";
 
@@ -22,7 +22,7 @@ export const RESTORE_WINDOW_MS = 7 * 86_400_000;
 const BATCH = 500;
 const STANDBY_WAIT_MS = 5_000;
 
-/** Removes what may go. Throws `lake_not_ours` before anything is touched. */
+/** Removes what may go. Throws `lake_not_ours` and `lake_unclaimed` before anything is touched. */
 export async function removeDoomed(ctx: MoverContext): Promise<RemoveResult> {
   let removed = 0;
   for (;;) {
@@ -33,7 +33,7 @@ export async function removeDoomed(ctx: MoverContext): Promise<RemoveResult> {
       ctx.log.warn("remove.held", { reason: held });
       return { removed, held };
     }
-    await ctx.pool.withClient((c) => requireOwnership(c, ctx.store, ctx.warehouse));
+    await ctx.pool.withClient((c) => requireClaim(c, ctx.store, ctx.warehouse));
     for (const path of paths) requireOwnPath(ctx, path);
     faultPoint("remove.before_delete");
     await ctx.store.delete(paths);

@@ -9,7 +9,7 @@ import { openStore } from "@spillway/lake/store/open";
 import { type PgInstance, startPostgres } from "@spillway/testkit/postgres";
 import type pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { renewOwnership, requireOwnership } from "../catalog/catalog.ts";
+import { claimLake, renewOwnership, requireOwnership } from "../catalog/catalog.ts";
 import { openRuntime, type Runtime } from "../roles/runtime.ts";
 import type { MoverContext } from "./context.ts";
 import { foldRelation } from "./fold.ts";
@@ -69,8 +69,15 @@ async function corrections(ctx: MoverContext, c: pg.Client, v: string): Promise<
 async function goOn(restoreWindowMs: number): Promise<void> {
   await corrections(lake.ctx, client, "after");
   await maintainRelation(lake.ctx, await relationOf(client));
+  await claim(lake.runtime, 0);
   await removeDoomed({ ...lake.ctx, restoreWindowMs });
   await renew(lake.runtime);
+}
+
+/** What a worker does when its term begins. */
+function claim(runtime: Runtime, watchMs: number): Promise<string> {
+  const { pool, store, warehouse } = runtime;
+  return claimLake({ lend: (work) => pool.withClient(work), store, warehouse, clock: systemClock, watchMs });
 }
 
 function renew(runtime: Runtime): Promise<void> {
@@ -140,6 +147,34 @@ test("a clone is refused, and deletes nothing, whatever its own catalog dooms", 
   await expect(removeDoomed({ ...clone.ctx, restoreWindowMs: 0 })).rejects.toMatchObject({ code: "lake_not_ours" });
   expect(filesIn(join(lake.home, "lake"))).toEqual(before);
   await expect(renew(clone.runtime)).rejects.toMatchObject({ code: "lake_not_ours" });
+  await checkWhole(lake.ctx, client, "t");
+});
+
+test("a clone that is there before its original's next renewal is refused all the same, and deletes nothing meanwhile", async () => {
+  const clone = await copyServer();
+  await maintainRelation(clone.ctx, await relationOf(clone.client));
+  const before = filesIn(join(lake.home, "lake"));
+  const remove = (): Promise<unknown> => removeDoomed({ ...clone.ctx, restoreWindowMs: 0 });
+  await expect(remove()).rejects.toMatchObject({ code: "lake_unclaimed" });
+  // The original was restarted as well: whoever leads there looks around first, and so do both.
+  const claims = [claim(clone.runtime, 1500), claim(lake.runtime, 0)];
+  expect(await claims[1]).toBe("claimed");
+  await expect(claims[0]).rejects.toMatchObject({ code: "lake_not_ours" });
+  await expect(remove()).rejects.toMatchObject({ code: "lake_not_ours" });
+  await expect(renew(clone.runtime)).rejects.toMatchObject({ code: "lake_not_ours" });
+  expect(filesIn(join(lake.home, "lake"))).toEqual(before);
+  await renew(lake.runtime);
+  expect(await claim(lake.runtime, 60_000)).toBe("held");
+  await checkWhole(lake.ctx, client, "t");
+});
+
+test("two copies that claim at the same moment: at most one of them has the lake afterwards", async () => {
+  const clone = await copyServer();
+  const outcomes = await Promise.allSettled([claim(clone.runtime, 300), claim(lake.runtime, 300)]);
+  expect(outcomes.filter((o) => o.status === "fulfilled").length).toBeGreaterThan(0);
+  const renewals = await Promise.allSettled([renew(clone.runtime), renew(lake.runtime)]);
+  expect(renewals.filter((r) => r.status === "fulfilled").length).toBe(1);
+  if (renewals[0]?.status === "fulfilled") await adopt(lake.ctx);
   await checkWhole(lake.ctx, client, "t");
 });
 

@@ -40,7 +40,10 @@ export async function requireFault(ctx: MoverContext): Promise<{ catalog: Wareho
     const row = await loadWarehouse(c);
     if (row === null) throw new SpillwayError("catalog_missing", "this database has no Spillway catalog yet");
     const found = await readOwner(ctx.store, row.location);
-    return { catalog: row, owner: found, fault: ownershipFault(row, found, await readIdentity(c)) };
+    const now = await readIdentity(c);
+    // A copy that nobody has noticed yet has all of its original but that.
+    const isCopy = found?.instance !== now.instance || row.instance !== now.instance;
+    return { catalog: row, owner: found, fault: ownershipFault(row, found, now) ?? (isCopy ? "unclaimed" : null) };
   });
   if (fault === null)
     throw new SpillwayError("restore_not_needed", `the lake at ${catalog.location} is this database's own`);
@@ -78,7 +81,7 @@ export async function writeWarehouse(
 ): Promise<void> {
   await tx.query(
     `update spillway.warehouse set location = $1, lineage = $2, system_identifier = $3, database_oid = $4, timeline = $5,
-       generation = $6`,
+       generation = $6, instance = $7`,
     [
       row.location,
       row.lineage,
@@ -86,6 +89,7 @@ export async function writeWarehouse(
       row.databaseOid,
       row.timeline,
       row.generation.toString(),
+      row.instance.toString(),
     ],
   );
 }

@@ -11,18 +11,16 @@ import { connect, destroyClient } from "@spillway/pg/connect";
 import { assertEpoch, campaign, type Lease } from "@spillway/pg/lease";
 import { fromPgError } from "@spillway/pg/pg-error";
 import { quoteIdent } from "@spillway/pg/quote";
-import type pg from "pg";
 import {
   answerRequest,
+  claimLake,
   claimRequests,
-  followPromotion,
-  isPromotion,
-  loadWarehouse,
+  type ClaimRequest,
   pruneRequests,
-  readIdentity,
-  readOwner,
+  RENEW_EVERY_MS,
+  renewOwnership,
   requireCatalog,
-  requireOwnership,
+  requireClaimable,
   WORKER_CHANNEL,
 } from "../catalog/catalog.ts";
 import {
@@ -47,6 +45,8 @@ export interface WorkerOptions extends Omit<RuntimeOptions, "applicationName"> {
   readonly deltaBacklogWarnRows: number;
   /** Go on by itself on a promoted server. */
   readonly adoptPromotion: boolean;
+  /** How long it watches for others when its server is not the one that claimed the lake last. */
+  readonly takeoverWatchMs: number;
   /** `host:port`, or `off`. */
   readonly metricsListen: string;
   readonly mirror: PumpSettings;
@@ -71,6 +71,7 @@ export interface WorkerResult {
 /** A number for the role in this database: "SPILLWRK". */
 const LEASE_KEY = 0x5350494c4c57524bn;
 const PAUSE_AFTER_TROUBLE_MS = 1000;
+const RENEWAL_ENDS_MS = 2000;
 /** How often operations of commands that died, and files of abandoned ones, are looked for within a term. */
 const RECOVER_EVERY_MS = 60_000;
 
@@ -83,12 +84,8 @@ export async function runWorker(options: WorkerOptions): Promise<WorkerResult> {
   const metrics = new WorkerMetrics(registry);
   let http: RunningHttp | null = null;
   try {
-    await runtime.pool.withClient(async (c) => {
-      await requireCatalog(c);
-      if (!options.adoptPromotion || !(await promoted(c, runtime))) {
-        await requireOwnership(c, runtime.store, runtime.warehouse);
-      }
-    });
+    await runtime.pool.withClient((c) => requireCatalog(c));
+    await requireClaimable(claimOf(options, runtime));
     http = await startMetricsHttp(options.metricsListen, metrics, options.log);
     return await lead(options, runtime, metrics, new LakeMetrics(registry), new MirrorMetrics(registry), holder);
   } finally {
@@ -142,10 +139,9 @@ async function lead(
   return last;
 }
 
-async function promoted(client: pg.Client, runtime: Runtime): Promise<boolean> {
-  const catalog = await loadWarehouse(client);
-  const owner = await readOwner(runtime.store, runtime.warehouse);
-  return catalog !== null && isPromotion(catalog, owner, await readIdentity(client));
+function claimOf(options: WorkerOptions, { pool, store, warehouse }: Runtime): ClaimRequest {
+  const { clock, takeoverWatchMs: watchMs, adoptPromotion } = options;
+  return { lend: (work) => pool.withClient(work), store, warehouse, clock, watchMs, adoptPromotion };
 }
 
 /** Errors after which the worker campaigns again. */
@@ -162,11 +158,14 @@ class Term {
   readonly #lakeMetrics: LakeMetrics;
   readonly #lease: Lease;
   readonly #signal: AbortSignal;
+  readonly #over = new AbortController();
   readonly #passes = new Passes();
   readonly #upkeep = new SourceUpkeep();
   #wake: () => void = () => {};
   #kicked = false;
   #mirrorFailed = false;
+  /** Why the lake is not ours any more. */
+  #lost: SpillwayError | null = null;
 
   constructor(
     options: WorkerOptions,
@@ -182,16 +181,17 @@ class Term {
     this.#metrics = metrics;
     this.#lakeMetrics = lakeMetrics;
     this.#lease = lease;
-    this.#signal = AbortSignal.any([options.signal, lease.signal]);
+    this.#signal = AbortSignal.any([options.signal, lease.signal, this.#over.signal]);
   }
 
   async run(): Promise<WorkerResult> {
     const ctx = this.#runtime.mover(this.#lease.epoch, this.#signal);
-    await this.#followPromotion();
+    await this.#claim();
     await recover(ctx);
     let recoveredMs = this.#options.clock.monotonicMs();
     await this.#runtime.pool.withClient((c) => pruneRequests(c));
     const listener = await this.#listen();
+    const renewing = this.#renew();
     const mirror = this.#startMirror();
     try {
       for (;;) {
@@ -208,25 +208,59 @@ class Term {
           await mirror.caughtUp();
           return { failed: result.failed };
         }
+        if (this.#lost !== null) throw this.#lost;
         if (!this.#lease.isHeld() || this.#mirrorFailed) break;
         if (idle) await this.#rest();
       }
+    } catch (error) {
+      throw this.#lost ?? error;
     } finally {
       listener();
+      this.#over.abort();
       await mirror.stop();
+      // One that waits for a server that is away is not waited for.
+      await Promise.race([renewing, this.#options.clock.sleep(RENEWAL_ENDS_MS)]);
     }
+    if (this.#lost !== null) throw this.#lost;
     if (!this.#options.signal.aborted) throw new SpillwayError("leader_lost", `epoch ${this.#lease.epoch} is over`);
     return { failed: {} };
   }
 
-  async #followPromotion(): Promise<void> {
-    if (!this.#options.adoptPromotion) return;
-    const { store, warehouse, pool } = this.#runtime;
+  /** Before anything is committed or removed: the lake is this server's alone. */
+  async #claim(): Promise<void> {
     const { epoch } = this.#lease;
-    const followed = await pool.withClient((c) =>
-      followPromotion(c, store, warehouse, this.#options.clock, (tx) => assertEpoch(tx, { epoch })),
-    );
-    if (followed) this.#options.log.warn("worker.promotion_adopted", { warehouse, epoch });
+    const { log } = this.#options;
+    const outcome = await claimLake({
+      ...claimOf(this.#options, this.#runtime),
+      signal: this.#signal,
+      also: (tx) => assertEpoch(tx, { epoch }),
+      onWatch: (ms) => log.info("worker.watches", { ms, why: "the server is not the one that claimed the lake last" }),
+    });
+    if (outcome === "claimed") log.warn("worker.claimed", { warehouse: this.#runtime.warehouse, epoch });
+  }
+
+  /** Beside the cycles, which can be long: whoever has a copy of this server sees that the original lives. */
+  async #renew(): Promise<void> {
+    const { clock } = this.#options;
+    const { pool, store, warehouse } = this.#runtime;
+    const { epoch } = this.#lease;
+    const signal = this.#signal;
+    while (!signal.aborted) {
+      try {
+        await pool.withClient((c) => renewOwnership(c, store, warehouse, clock, (tx) => assertEpoch(tx, { epoch })));
+      } catch (error) {
+        if (signal.aborted) return;
+        const typed = fromPgError(error, "renewing the claim to the lake");
+        if (typed.code === "lake_not_ours" || typed.code === "lake_unclaimed") {
+          this.#lost = typed;
+          this.#over.abort();
+          return;
+        }
+        // The store or the server is away for a moment; who leads is the lease's business.
+        this.#options.log.warn("worker.renewal_failed", { error: typed });
+      }
+      await clock.sleep(RENEW_EVERY_MS, signal);
+    }
   }
 
   /** The pump and the copies run beside the cycles. What ends the pump for good ends the term. */

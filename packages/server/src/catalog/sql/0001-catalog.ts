@@ -20,6 +20,8 @@ create table spillway.warehouse (
   database_oid oid not null,
   timeline int not null,
   generation bigint not null default 1,
+  -- when the server was started that claimed the lake last, in µs
+  instance bigint not null default 0,
   created_at timestamptz not null default now()
 );
 
