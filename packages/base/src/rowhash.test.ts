@@ -134,9 +134,8 @@ const VALUES: Record<ColumnKind, fc.Arbitrary<Exclude<Value, null>>> = {
 };
 const KINDS = Object.keys(VALUES) as ColumnKind[];
 
-const table = fc
-  .array(fc.tuple(fc.constantFrom(...KINDS), fc.boolean()), { minLength: 1, maxLength: 6 })
-  .chain((shape) =>
+const tableOf = (minLength: number, maxLength: number, columns = 6) =>
+  fc.array(fc.tuple(fc.constantFrom(...KINDS), fc.boolean()), { minLength: 1, maxLength: columns }).chain((shape) =>
     fc.record({
       fields: fc.tuple(
         ...shape.map(([kind, hasDefault], i) =>
@@ -147,9 +146,10 @@ const table = fc
           })),
         ),
       ),
-      rows: fc.array(fc.tuple(...shape.map(([kind]) => fc.option(VALUES[kind]))), { maxLength: 20 }),
+      rows: fc.array(fc.tuple(...shape.map(([kind]) => fc.option(VALUES[kind]))), { minLength, maxLength }),
     }),
   );
+const table = tableOf(0, 20);
 
 describe("the row checksum", () => {
   test("equals its specification", () => {
@@ -159,6 +159,57 @@ describe("the row checksum", () => {
       }),
       { numRuns: 300 },
     );
+  });
+
+  test("of a batch that is long enough for the kernels equals its specification", () => {
+    const long = tableOf(64, 90, 3);
+    fc.assert(
+      fc.property(long, ({ fields, rows }) => {
+        expect(hashesOf(fields, rows)).toEqual(rows.map((row) => oracleRow(fields, row)));
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  test("of many rows, wherever they lie in memory, is the same in the kernels and in JavaScript", () => {
+    const fields = KINDS.map((kind, i): HashField => ({ fieldId: i + 1, kind }));
+    const some = fc.sample(fc.tuple(...KINDS.map((kind) => fc.option(VALUES[kind], { freq: 9 }))), {
+      numRuns: 700,
+      seed: 3,
+    });
+    const whole = batchOf(fields, [...some, ...some, ...some, ...some, ...some, ...some, ...some]);
+    // No NULL at all is a path of its own.
+    const full: ColumnBatch = { ...whole, columns: whole.columns.map((c) => Object.assign({}, c, { validity: null })) };
+    for (const batch of [whole, full]) {
+      for (const [start, end] of [
+        [0, 4900],
+        [1, 4098],
+        [3, 2052],
+        [7, 72],
+      ] as const) {
+        // prettier-ignore
+        const part = sliceBatch(batch, start, end);
+        const fast = new RowHasher(fields).hashBatch(part);
+        expect(fast).toEqual(new RowHasher(fields, null).hashBatch(part));
+      }
+    }
+  });
+
+  test("of texts that are longer than the kernels' memory, and of some that fill it", () => {
+    const fields: HashField[] = [{ fieldId: 1, kind: "text" }];
+    for (const length of [1 << 14, 9000, 10_000]) {
+      const rows = Array.from({ length: 105 }, (_, i) => ["x".repeat(i % 7 === 0 ? 0 : length + i)]);
+      const batch = batchOf(fields, rows);
+      expect(new RowHasher(fields).hashBatch(batch)).toEqual(new RowHasher(fields, null).hashBatch(batch));
+    }
+  });
+
+  test("every NaN is one value in the kernels, too", () => {
+    const data = new Float64Array(64);
+    new BigUint64Array(data.buffer).fill(0xfff8000000000001n).set([0x7ff0000000000123n, 0x7ff8000000000000n]);
+    const batch = { length: 64, columns: [{ spec: { name: "c", kind: "float64" as const }, validity: null, data }] };
+    const { lo } = new RowHasher([{ fieldId: 1, kind: "float64" }]).hashBatch(batch);
+    expect(new Set(lo).size).toBe(1);
   });
 
   test("is the format that was journaled: known values", () => {

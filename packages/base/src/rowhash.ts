@@ -34,7 +34,24 @@
  * from being one sum over values: without it two rows could exchange values and keep the checksum.
  */
 import { assert, must } from "./assert.ts";
-import { isVarColumn, type Column, type ColumnBatch, type ColumnKind, type FixedColumn } from "./columns.ts";
+import { isVarColumn, type Column, type ColumnBatch, type ColumnKind } from "./columns.ts";
+import { BLOCK_BYTES, BLOCK_ROWS, HashKernels } from "./rowhash-kernels.ts";
+import {
+  addBytes,
+  addPairs,
+  addUuids,
+  addWords,
+  canonicalFloats,
+  finalize,
+  K1,
+  K2,
+  K3,
+  K4,
+  type Lane,
+  mixed,
+  partOfWord,
+  wordsOf,
+} from "./rowhash-loops.ts";
 
 export const ROW_HASH_VERSION = 1;
 
@@ -56,7 +73,6 @@ export interface RowHashes {
   readonly hi: Uint32Array;
 }
 
-const [K1, K2, K3, K4] = [0x7feb352d, 0x846ca68b | 0, 0x9e3779b1 | 0, 0x85ebca6b | 0];
 const CLASS_OF_KIND: Readonly<Record<ColumnKind, number>> = {
   bool: 1,
   int16: 1,
@@ -90,27 +106,24 @@ function absorb(w: number, v: number): void {
   stateB = b;
 }
 
-/** F(x, k) */
-function mixed(x: number, k: number): number {
-  const y = Math.imul(x ^ (x >>> 16), k);
-  return y ^ (y >>> 15);
+interface FieldLane extends Lane {
+  readonly field: HashField;
 }
 
-/** One field's constants, and the accumulation of its column into the row sums. */
-interface Lane {
-  readonly field: HashField;
-  readonly seedA: number;
-  readonly seedB: number;
-}
+/** Rows below which the way into the kernels costs more than they save. */
+const KERNEL_ROWS = 64;
+const KERNELS = HashKernels.load([K1, K2, K3, K4]);
 
 export class RowHasher {
-  readonly #lanes: readonly Lane[];
+  readonly #kernels: HashKernels | null;
+  readonly #lanes: readonly FieldLane[];
   /** Minus the sum of the defaults' hashes: where each row's sum starts. */
   readonly #startLo: number;
   readonly #startHi: number;
 
-  /** `fields` are the columns of the batches to come, in order. */
-  constructor(fields: readonly HashField[]) {
+  /** `fields` are the columns of the batches to come, in order. Without `kernels` all is hashed in JavaScript. */
+  constructor(fields: readonly HashField[], kernels: HashKernels | null = KERNELS) {
+    this.#kernels = kernels;
     this.#lanes = fields.map((field) => {
       stateA = 0;
       stateB = 0;
@@ -131,18 +144,72 @@ export class RowHasher {
   /** The hashes of the batch's rows. Columns may be wider forms of the fields' kinds, of the same class. */
   hashBatch(batch: ColumnBatch): RowHashes {
     const { length } = batch;
-    const lo = new Int32Array(length).fill(this.#startLo);
-    const hi = new Int32Array(length).fill(this.#startHi);
+    const lo = new Int32Array(length);
+    const hi = new Int32Array(length);
+    if (this.#kernels !== null && length >= KERNEL_ROWS) this.#hashBlocks(this.#kernels, batch, lo, hi);
+    else {
+      lo.fill(this.#startLo);
+      hi.fill(this.#startHi);
+      this.#eachColumn(batch, (lane, column) => addColumn(lane, column, length, lo, hi));
+      finalize(lo, hi, length);
+    }
+    return { lo: new Uint32Array(lo.buffer), hi: new Uint32Array(hi.buffer) };
+  }
+
+  #hashBlocks(kernels: HashKernels, batch: ColumnBatch, lo: Int32Array, hi: Int32Array): void {
+    for (let start = 0; start < batch.length; start += BLOCK_ROWS) {
+      const rows = Math.min(BLOCK_ROWS, batch.length - start);
+      kernels.lo.fill(this.#startLo);
+      kernels.hi.fill(this.#startHi);
+      this.#eachColumn(batch, (lane, column) => addBlock(kernels, lane, column, start, rows));
+      kernels.finish(rows);
+      lo.set(kernels.lo.subarray(0, rows), start);
+      hi.set(kernels.hi.subarray(0, rows), start);
+    }
+  }
+
+  #eachColumn(batch: ColumnBatch, work: (lane: Lane, column: Column) => void): void {
     for (const [i, lane] of this.#lanes.entries()) {
       const column = must(batch.columns[i], `the column of field ${lane.field.fieldId}`);
       assert(
         CLASS_OF_KIND[column.spec.kind] === CLASS_OF_KIND[lane.field.kind],
         "a column is hashed as its field's class",
       );
-      addColumn(lane, column, length, lo, hi);
+      work(lane, column);
     }
-    finalize(lo, hi, length);
-    return { lo: new Uint32Array(lo.buffer), hi: new Uint32Array(hi.buffer) };
+  }
+}
+
+/** Rows [start, start + rows) of a column, added to the sums in the kernels' memory. */
+function addBlock(kernels: HashKernels, lane: Lane, column: Column, start: number, rows: number): void {
+  const { seedA, seedB } = lane;
+  const end = start + rows;
+  const validity = column.validity?.subarray(start, end) ?? null;
+  if (isVarColumn(column)) {
+    const offsets = column.offsets.subarray(start, end + 1);
+    const fits = (offsets[rows] ?? 0) - (offsets[0] ?? 0) <= BLOCK_BYTES;
+    if (fits) kernels.addBytes(seedA, seedB, offsets, column.heap, validity, rows);
+    else addBytes(lane, offsets, column.heap, validity, rows, kernels.lo, kernels.hi);
+    return;
+  }
+  const { data } = column;
+  switch (column.spec.kind) {
+    case "bool":
+    case "int16":
+      return kernels.add("words", seedA, seedB, Int32Array.from(data.subarray(start, end), Number), validity, rows);
+    case "int32":
+    case "date":
+      return kernels.add("words", seedA, seedB, data.subarray(start, end), validity, rows);
+    case "uuid":
+      return kernels.add("wide", seedA, seedB, data.subarray(start * 16, end * 16), validity, rows);
+    case "decimal":
+      return kernels.add("wide", seedA, seedB, data.subarray(start * 2, end * 2), validity, rows);
+    case "float32":
+      return kernels.add("floats", seedA, seedB, Float64Array.from(data.subarray(start, end), Number), validity, rows);
+    case "float64":
+      return kernels.add("floats", seedA, seedB, data.subarray(start, end), validity, rows);
+    default:
+      return kernels.add("pairs", seedA, seedB, data.subarray(start, end), validity, rows);
   }
 }
 
@@ -167,153 +234,6 @@ function addColumn(lane: Lane, column: Column, length: number, lo: Int32Array, h
   }
 }
 
-function wordsOf({ data }: FixedColumn): Int32Array {
-  return new Int32Array(data.buffer, data.byteOffset, data.byteLength / 4);
-}
-
-/** The bits of the values as float64, with one NaN. A copy only where something must change. */
-function canonicalFloats(data: Float32Array | Float64Array, length: number): Int32Array {
-  let doubles = data instanceof Float64Array ? data : Float64Array.from(data.subarray(0, length));
-  for (let i = 0; i < length; i++) {
-    const value = doubles[i] ?? 0;
-    if (!Number.isNaN(value)) continue;
-    if (doubles === data) doubles = doubles.slice(0, length);
-    doubles[i] = Number.NaN;
-  }
-  const words = new Int32Array(doubles.buffer, doubles.byteOffset, length * 2);
-  // What bits Number.NaN is stored with is the engine's choice.
-  for (let i = 0; i < length; i++) {
-    if (!Number.isNaN(doubles[i])) continue;
-    words[2 * i] = 0;
-    words[2 * i + 1] = 0x7ff80000;
-  }
-  return words;
-}
-
-// The loops keep the state in variables of their own, which is more than twice as fast as `absorb`.
-
-/** Adds the hash (a, b) to the sum of row i. The carry is made of bits: unsigned words are a slower kind of number. */
-function addHash(lo: Int32Array, hi: Int32Array, i: number, a: number, b: number): void {
-  const x = lo[i] ?? 0;
-  const sum = (x + a) | 0;
-  lo[i] = sum;
-  hi[i] = ((hi[i] ?? 0) + b + (((x & a) | ((x | a) & ~sum)) >>> 31)) | 0;
-}
-
-/** Values of at most 32 bits, sign-extended. */
-function addWords(
-  { seedA, seedB }: Lane,
-  data: Uint8Array | Int16Array | Int32Array,
-  validity: Uint8Array | null,
-  length: number,
-  lo: Int32Array,
-  hi: Int32Array,
-): void {
-  for (let i = 0; i < length; i++) {
-    if (validity !== null && validity[i] === 0) continue;
-    const word = data[i] ?? 0;
-    let a = seedA ^ word;
-    let b = seedB ^ (word >> 31);
-    a = (a + mixed(b, K1)) | 0;
-    b ^= mixed(a, K2);
-    a = (a + mixed(b, K3)) | 0;
-    b ^= mixed(a, K4);
-    addHash(lo, hi, i, a, b);
-  }
-}
-
-/** Values of `pairs` times 64 bits, as word pairs: two of them for 128 bits. */
-function addPairs(
-  { seedA, seedB }: Lane,
-  words: Int32Array,
-  pairs: 1 | 2,
-  validity: Uint8Array | null,
-  length: number,
-  lo: Int32Array,
-  hi: Int32Array,
-): void {
-  for (let i = 0; i < length; i++) {
-    if (validity !== null && validity[i] === 0) continue;
-    let a = seedA;
-    let b = seedB;
-    for (let at = 2 * pairs * i; at < 2 * pairs * (i + 1); at += 2) {
-      a ^= words[at] ?? 0;
-      b ^= words[at + 1] ?? 0;
-      a = (a + mixed(b, K1)) | 0;
-      b ^= mixed(a, K2);
-      a = (a + mixed(b, K3)) | 0;
-      b ^= mixed(a, K4);
-    }
-    addHash(lo, hi, i, a, b);
-  }
-}
-
-function addUuids(
-  lane: Lane,
-  data: Uint8Array,
-  validity: Uint8Array | null,
-  length: number,
-  lo: Int32Array,
-  hi: Int32Array,
-): void {
-  // A view of another buffer may lie at any offset, where 32-bit words cannot be read.
-  const aligned = data.byteOffset % 4 === 0 ? data : data.slice(0, length * 16);
-  addPairs(lane, new Int32Array(aligned.buffer, aligned.byteOffset, length * 4), 2, validity, length, lo, hi);
-}
-
-function addBytes(
-  { seedA, seedB }: Lane,
-  offsets: Uint32Array,
-  heap: Uint8Array,
-  validity: Uint8Array | null,
-  length: number,
-  lo: Int32Array,
-  hi: Int32Array,
-): void {
-  const view = new DataView(heap.buffer, heap.byteOffset, heap.byteLength);
-  for (let i = 0; i < length; i++) {
-    if (validity !== null && validity[i] === 0) continue;
-    const start = offsets[i] ?? 0;
-    const end = offsets[i + 1] ?? 0;
-    let a = seedA ^ (end - start);
-    let b = seedB;
-    for (let at = start; at < end || at === start; at += 8) {
-      const whole = at + 8 <= end;
-      a ^= whole ? view.getInt32(at, true) : partOfWord(view, at, end);
-      b ^= whole ? view.getInt32(at + 4, true) : partOfWord(view, at + 4, end);
-      a = (a + mixed(b, K1)) | 0;
-      b ^= mixed(a, K2);
-      a = (a + mixed(b, K3)) | 0;
-      b ^= mixed(a, K4);
-    }
-    addHash(lo, hi, i, a, b);
-  }
-}
-
-/** The word at `at`, filled up with zero bytes from `end` on. */
-function partOfWord(view: DataView, at: number, end: number): number {
-  if (at + 4 <= end) return view.getInt32(at, true);
-  let word = 0;
-  for (let shift = 0; at < end; at++, shift += 8) word |= view.getUint8(at) << shift;
-  return word;
-}
-
-/** H on every row's sum. */
-function finalize(lo: Int32Array, hi: Int32Array, length: number): void {
-  for (let i = 0; i < length; i++) {
-    let a = (lo[i] ?? 0) ^ 0x243f6a88;
-    let b = (hi[i] ?? 0) ^ 0x85a308d3;
-    for (let round = 0; round < 2; round++) {
-      a = (a + mixed(b, K1)) | 0;
-      b ^= mixed(a, K2);
-      a = (a + mixed(b, K3)) | 0;
-      b ^= mixed(a, K4);
-    }
-    lo[i] = a;
-    hi[i] = b;
-  }
-}
-
 function absorbBytes(view: DataView, start: number, end: number): void {
   stateA ^= end - start;
   for (let at = start; at < end || at === start; at += 8)
@@ -321,7 +241,7 @@ function absorbBytes(view: DataView, start: number, end: number): void {
 }
 
 /** Hashes one value, for the defaults; the result is the state. */
-function hashValue({ field, seedA, seedB }: Lane, value: Exclude<HashDefault, null>): void {
+function hashValue({ field, seedA, seedB }: FieldLane, value: Exclude<HashDefault, null>): void {
   stateA = seedA;
   stateB = seedB;
   switch (CLASS_OF_KIND[field.kind]) {

@@ -7,7 +7,7 @@ import { numericToText } from "./parse.ts";
 
 const FIRST_HEAP_BYTES = 4096;
 /** Below this a loop beats the call that copies memory. */
-const LOOP_BYTES = 24;
+const LOOP_BYTES = 48;
 /** Offsets are 32 bits; batches are cut long before. */
 const MAX_HEAP_BYTES = 0xffffffff;
 
