@@ -23,7 +23,9 @@ export function registerCatalog(program: Command, context: CliContext): void {
 Examples:
   spillway catalog
   SPILLWAY_CATALOG_TOKEN=... spillway catalog --listen 127.0.0.1:8181
-  spillway catalog --listen 0.0.0.0:8181 --token-file token --tls-cert cert.pem --tls-key key.pem`,
+  spillway catalog --listen 0.0.0.0:8181 --token-file token --tls-cert cert.pem --tls-key key.pem
+
+Clients that give the warehouse as <database>@latest or <database>@lsn:<position> see every mirrored table as of one moment.`,
     )
     .action(async (flags: Record<string, unknown>) => {
       const { listen, tokenFile, tlsCert, tlsKey, ...rest } = flags;

@@ -12,7 +12,8 @@ function snapshot(id: number, lsn: number | null, parent: number | null, more: R
     ...(parent === null ? {} : { parentSnapshotId: BigInt(parent) }),
     timestampMs: id,
     manifestList: "",
-    summary: { operation: "append", ...(lsn === null ? {} : { "spillway.lsn": formatLsn(BigInt(lsn)) }), ...more },
+    operation: "append",
+    summary: { ...(lsn === null ? {} : { "spillway.lsn": formatLsn(BigInt(lsn)) }), ...more },
   };
 }
 

@@ -1,5 +1,6 @@
 """The REST catalog as pyiceberg and DuckDB use it: reading, and every way of writing that they have."""
 
+import time
 import uuid
 
 from pyiceberg.catalog import load_catalog
@@ -36,6 +37,28 @@ def duckdb_read(duck, request):
     schema, table = request["table"]
     try:
         return duck.execute(f'SELECT * FROM {name}."{schema}"."{table}"').to_arrow_table()
+    finally:
+        duck.execute(f"DETACH {name}")
+
+
+def sums(request):
+    """Sums of a column of several tables, loaded one after the other with a pause, through one catalog."""
+    found = catalog(request)
+    out = []
+    for table in request["tables"]:
+        out.append(str(sum(found.load_table(("public", table)).scan().to_arrow()[request["column"]].to_pylist())))
+        time.sleep(request.get("pause", 0))
+    return {"prefix": found.properties.get("prefix"), "sums": out}
+
+
+def duckdb_sums(duck, request):
+    name = attach(duck, request)
+    out = []
+    try:
+        for table in request["tables"]:
+            out.append(str(duck.execute(f'SELECT sum({request["column"]})::BIGINT FROM {name}.public."{table}"').fetchone()[0]))
+            time.sleep(request.get("pause", 0))
+        return {"sums": out}
     finally:
         duck.execute(f"DETACH {name}")
 
@@ -120,7 +143,7 @@ def replace(request):
 
 
 def run(request, duck, table_rows):
-    operations = {"names": lambda: names(request), "write": lambda: write(request), "replace": lambda: replace(request)}
+    operations = {"names": lambda: names(request), "write": lambda: write(request), "replace": lambda: replace(request), "sums": lambda: sums(request)}
     what = request["do"]
     if what in operations:
         return operations[what]()
@@ -128,6 +151,8 @@ def run(request, duck, table_rows):
         return table_rows(scan(request))
     if what == "duckdb":
         return table_rows(duckdb_read(duck(), request))
+    if what == "duckdb-sums":
+        return duckdb_sums(duck(), request)
     if what == "duckdb-write":
         return duckdb_write(duck(), request)
     raise ValueError(what)

@@ -4,11 +4,14 @@
  */
 import { gunzipSync } from "node:zlib";
 import { SpillwayError } from "@spillway/base/errors";
-import { normalizeLocation, type ObjectStore } from "@spillway/lake/store/store";
+import { formatLsn, type Lsn } from "@spillway/base/lsn";
+import { parseMetadata, printMetadata } from "@spillway/lake/metadata";
+import type { ObjectStore } from "@spillway/lake/store/store";
 import type { Pool } from "@spillway/pg/pool";
-import { loadLakeTableByName, loadLakeTables } from "../../catalog/catalog.ts";
+import { loadLakeTableByName, loadLakeTables, requireSnapshotAtLsn } from "../../catalog/catalog.ts";
 import { applyReplace, type ReplaceContext } from "./replace.ts";
 import type { CatalogSource, CatalogTable } from "./rest-catalog.ts";
+import { latestPosition, metadataAt, parseView, parseWarehouse, printView, viewTables } from "./views.ts";
 
 export interface CatalogSourceOptions extends ReplaceContext {
   /** Bytes of metadata text that are kept. Default 64 MiB. */
@@ -23,25 +26,48 @@ export function createCatalogSource(options: CatalogSourceOptions): CatalogSourc
   // One at a time: each reads and hashes all rows that it exchanges.
   let replacing = false;
   const load: CatalogSource["load"] = async (namespace, name, view) => {
-    requireLive(view);
+    if (view !== null) return loadAt(namespace, name, requireView(view));
     const row = await pool.withClient((c) => loadLakeTableByName(c, namespace, name));
     if (row === null) return null;
     const { metadataLocation } = row;
     return { namespace, name, metadataLocation, metadataJson: await texts.get(metadataLocation) };
   };
+  const loadAt = async (namespace: string, name: string, lsn: Lsn): Promise<CatalogTable | null> => {
+    const tables = await pool.withClient((c) => viewTables(c, lsn));
+    const table = tables.find((t) => t.namespace === namespace && t.name === name);
+    if (!table) return null;
+    const { metadataLocation, frontier } = table;
+    const text = await texts.get(metadataLocation);
+    const metadata = parseMetadata(text);
+    // Without a snapshot it has been empty all the time.
+    if (metadata.snapshots.length === 0) return { namespace, name, metadataLocation, metadataJson: text };
+    const snapshot = requireSnapshotAtLsn(metadata, lsn, frontier, `${namespace}.${name}`);
+    return { namespace, name, metadataLocation, metadataJson: printMetadata(metadataAt(metadata, snapshot)) };
+  };
   return {
     resolveWarehouse: async (warehouse) => {
-      requireWarehouse(options.warehouse, warehouse);
-      return { prefix: null };
+      const own = { location: options.warehouse, database: await pool.withClient(databaseName) };
+      const view = parseWarehouse(own, warehouse);
+      if (view.kind === "live") return { prefix: null };
+      const latest = await pool.withClient(latestPosition);
+      const lsn = view.kind === "lsn" ? view.lsn : latest;
+      if (lsn > latest) {
+        throw new SpillwayError(
+          "as_of_lsn_ahead",
+          `the lake has everything up to ${formatLsn(latest)}, not up to ${formatLsn(lsn)}`,
+        );
+      }
+      return { prefix: printView(lsn) };
     },
     namespaces: async (view) => {
-      requireLive(view);
+      if (view !== null) requireView(view);
       return pool.withClient(listNamespaces);
     },
     tables: async (namespace, view) => {
-      requireLive(view);
+      const lsn = view === null ? null : requireView(view);
       return pool.withClient(async (client) => {
-        const tables = (await loadLakeTables(client)).filter((t) => t.namespace === namespace);
+        const all = lsn === null ? await loadLakeTables(client) : await viewTables(client, lsn);
+        const tables = all.filter((t) => t.namespace === namespace);
         if (tables.length > 0) return tables.map((t) => t.name);
         const known = await listNamespaces(client);
         return known.some((n) => n.name === namespace) ? [] : null;
@@ -63,22 +89,18 @@ export function createCatalogSource(options: CatalogSourceOptions): CatalogSourc
   };
 }
 
-/** The one warehouse, by its location in any spelling, or none. */
-function requireWarehouse(own: string, given: string | null): void {
-  if (given === null || given === "" || given === own) return;
-  try {
-    if (normalizeLocation(given) === own) return;
-  } catch {
-    // No location at all: answered below.
-  }
-  throw new SpillwayError("warehouse_unknown", `there is no warehouse ${JSON.stringify(given)} here`);
-}
-
-function requireLive(view: string | null): void {
-  if (view !== null) throw new SpillwayError("warehouse_unknown", `there is no prefix ${JSON.stringify(view)} here`);
+function requireView(prefix: string): Lsn {
+  const lsn = parseView(prefix);
+  if (lsn === null) throw new SpillwayError("warehouse_unknown", `there is no prefix ${JSON.stringify(prefix)} here`);
+  return lsn;
 }
 
 type Client = Parameters<Parameters<Pool["withClient"]>[0]>[0];
+
+async function databaseName(client: Client): Promise<string> {
+  const { rows } = await client.query<{ name: string }>("select current_database() as name");
+  return rows[0]?.name ?? "";
+}
 
 async function listNamespaces(client: Client): Promise<{ name: string; properties: Record<string, string> }[]> {
   const { rows } = await client.query<{ name: string; properties: Record<string, unknown> }>(
