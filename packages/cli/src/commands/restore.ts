@@ -27,7 +27,9 @@ export function registerRestore(program: Command, context: CliContext): void {
     });
   restore
     .command("fork")
-    .description("Both databases live on: copy the current lake to the new --warehouse, under a lineage of its own.")
+    .description(
+      "Both databases live on: copy the current rows of the lake to the new --warehouse, under a lineage of its own. Older snapshots stay with the original.",
+    )
     .addHelpText("after", "\nExample:\n  spillway restore fork --warehouse s3://bucket/staging-lake")
     .action(async (flags: Record<string, unknown>) => {
       const run = context.begin(flags);
@@ -58,7 +60,11 @@ function print(run: CommandContext, outcome: "adopted" | "forked", result: Resto
     `The lake at ${result.warehouse} is ${outcome}: ${result.tables} tables, generation ${result.generation}.`,
   );
   if (result.droppedSnapshots > 0) {
-    run.out.line(`  ${result.droppedSnapshots} old snapshots were dropped: files of theirs are gone.`);
+    run.out.line(
+      outcome === "forked"
+        ? `  ${result.droppedSnapshots} older snapshots stay with the original: AS OF reads of the fork begin here.`
+        : `  ${result.droppedSnapshots} old snapshots were dropped: files of theirs are gone.`,
+    );
   }
   run.out.result({ outcome, ...result });
 }

@@ -50,7 +50,8 @@ export async function forkLake(ctx: MoverContext, options: ForkOptions): Promise
   for (const table of tables) copies.push(await copyTable(ctx, table, options));
   await ctx.pool.withClient((c) => inTransaction(c, {}, (tx) => moveCatalog(tx, row, copies)));
   ctx.log.info("restore.forked", { warehouse: ctx.warehouse, lineage: row.lineage, tables: tables.length });
-  return { warehouse: row.location, lineage: row.lineage, generation: 1n, tables: tables.length, droppedSnapshots: 0 };
+  const droppedSnapshots = copies.reduce((sum, c) => sum + c.left, 0);
+  return { warehouse: row.location, lineage: row.lineage, generation: 1n, tables: tables.length, droppedSnapshots };
 }
 
 /** A fork that was interrupted may go on in the same place: by the same server, with no catalog there yet. */
@@ -68,6 +69,8 @@ interface TableCopy {
   readonly table: LakeTableRow;
   readonly metadata: TableMetadata;
   readonly metadataLocation: string;
+  /** Older snapshots, which stay with the original. */
+  readonly left: number;
 }
 
 async function copyTable(ctx: MoverContext, table: LakeTableRow, options: ForkOptions): Promise<TableCopy> {
@@ -88,7 +91,8 @@ async function copyTable(ctx: MoverContext, table: LakeTableRow, options: ForkOp
   const metadata = await withRows(ctx, old, empty, table, options);
   const version = table.metadataVersion + 1;
   const metadataLocation = await writeMetadata(ctx.store, metadata, { version, uuid: newUuid() });
-  return { table: { ...table, metadataVersion: version }, metadata, metadataLocation };
+  const left = Math.max(0, old.snapshots.length - 1);
+  return { table: { ...table, metadataVersion: version }, metadata, metadataLocation, left };
 }
 
 async function withRows(

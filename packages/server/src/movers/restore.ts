@@ -30,7 +30,7 @@ export interface RestoreResult {
   readonly lineage: string;
   readonly generation: bigint;
   readonly tables: number;
-  /** Old snapshots of which files are gone: AS OF cannot reach them any more. */
+  /** Old snapshots of which files are gone, or that a fork leaves with its original: AS OF cannot reach them any more. */
   readonly droppedSnapshots: number;
 }
 
