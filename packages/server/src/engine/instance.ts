@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import duckdb, { type Connection, type Database } from "./bindings.ts";
 import { engineError } from "./errors.ts";
+import { checkLockdown, lockDown, type Lockdown } from "./lockdown.ts";
 import { duckLiteral } from "./quote.ts";
 import { EngineSession } from "./session.ts";
 
@@ -22,6 +23,8 @@ export interface EngineOptions {
   readonly tempDirectory?: string;
   /** Bytes that may be spilled. Default 90 % of what is free. */
   readonly maxTempBytes?: number;
+  /** For statements of others. */
+  readonly lockdown?: Lockdown;
 }
 
 export class Engine {
@@ -31,6 +34,8 @@ export class Engine {
   readonly #open = new Set<EngineSession>();
   #closed = false;
   #counter = 0;
+  /** Then what sessions set is set for all. */
+  #isLocked = false;
 
   private constructor(database: Database, spill: string) {
     this.#database = database;
@@ -42,7 +47,10 @@ export class Engine {
     try {
       const database = await duckdb.open(":memory:", configOf(options, spill));
       const engine = new Engine(database, spill);
-      await engine.use((session) => session.run("SELECT 1"));
+      const { lockdown } = options;
+      if (lockdown) await engine.use((session) => lockDown(session, lockdown));
+      engine.#isLocked = lockdown !== undefined;
+      await engine.use((session) => (lockdown ? checkLockdown(session, lockdown) : session.run("SELECT 1")));
       return engine;
     } catch (error) {
       rmSync(spill, { recursive: true, force: true });
@@ -61,7 +69,7 @@ export class Engine {
     if (kept) return kept;
     const connection: Connection = await duckdb.connect(this.#database);
     const session = new EngineSession(connection, `s${(this.#counter += 1)}`);
-    await session.run("SET TimeZone = 'UTC'; SET enable_progress_bar = false");
+    if (!this.#isLocked) await session.run("SET TimeZone = 'UTC'; SET enable_progress_bar = false");
     this.#open.add(session);
     return session;
   }
