@@ -8,6 +8,7 @@ import { registerExplain } from "./commands/explain.ts";
 import { registerHa } from "./commands/ha.ts";
 import { registerInit } from "./commands/init.ts";
 import { registerMaintain } from "./commands/maintain.ts";
+import { registerNode } from "./commands/node.ts";
 import { registerPolicy } from "./commands/policy.ts";
 import { registerRegister } from "./commands/register.ts";
 import { registerRestore } from "./commands/restore.ts";
@@ -39,4 +40,5 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerDemo,
   registerBench,
   registerHa,
+  registerNode,
 ];

@@ -24,6 +24,12 @@ export interface RuntimeOptions {
   readonly cacheBytes: number;
   readonly connectTimeoutMs: number;
   readonly engineMemoryBytes: number;
+  /** Default: the processors, at most 4. */
+  readonly engineThreads?: number;
+  /** Bytes that the engine may spill. */
+  readonly maxTempBytes?: number;
+  /** For an engine that runs statements of others. */
+  readonly lockdown?: { readonly directories: readonly string[] };
   readonly lockTimeoutMs: number;
   readonly premake: number;
   /** How long doomed files stay in the store. Default 7 days. */
@@ -67,7 +73,9 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
   const cache = new LocalCache({ store, dir: claimed.dir, maxBytes: options.cacheBytes, clock });
   const engine = await Engine.open({
     memoryBytes: options.engineMemoryBytes,
-    threads: Math.min(4, availableParallelism()),
+    threads: options.engineThreads ?? Math.min(4, availableParallelism()),
+    ...(options.maxTempBytes === undefined ? {} : { maxTempBytes: options.maxTempBytes }),
+    ...(options.lockdown ? { lockdown: options.lockdown } : {}),
     tempDirectory: claimed.dir,
   });
   const thread = ChecksumThread.isAvailable ? new ChecksumThread(claimed.dir) : null;
