@@ -63,6 +63,8 @@ export interface AccessRules {
   readonly rowPolicies: readonly RowPolicy[];
   /** Only those that apply to the user. */
   readonly columnPolicies: readonly ColumnPolicy[];
+  /** Tables with a policy of anybody, `schema.table` in lower case with a NUL between. */
+  readonly policed: readonly string[];
   /** Those that the user may use. */
   readonly pools: readonly PoolInfo[];
   /** The connection that logs in as the user's Postgres role at the source. */
@@ -101,6 +103,9 @@ select json_build_object(
        'shadow', p.shadow) order by p.name), '[]')
      from spillway_control.column_policy p
      where p.database_id = d.id and (p.role_id is null or p.role_id in (select id from r))),
+  'policed', (select coalesce(json_agg(json_build_array(lower(schema_name), lower(table_name))), '[]') from (
+     select schema_name, table_name from spillway_control.row_policy where database_id = d.id and not shadow
+     union select schema_name, table_name from spillway_control.column_policy where database_id = d.id and not shadow) p),
   'pools', (select coalesce(json_agg(json_build_object('id', p.id, 'name', p.name, 'isDefault', p.is_default)
        order by p.is_default desc, p.name), '[]')
      from spillway_control.pool p where p.database_id = d.id and not p.disabled and (
@@ -112,12 +117,12 @@ select json_build_object(
 
 /** Null when the user or the database does not exist. */
 export async function loadRules(db: Db, userId: string, databaseId: string): Promise<AccessRules | null> {
-  const { rows } = await db.query<{ rules: Omit<AccessRules, "version" | "userId"> & { version: string } }>(SQL, [
-    userId,
-    databaseId,
-  ]);
+  type Row = Omit<AccessRules, "version" | "userId" | "policed"> & { version: string; policed: [string, string][] };
+  const { rows } = await db.query<{ rules: Row }>(SQL, [userId, databaseId]);
   const found = rows[0]?.rules;
-  return found ? { ...found, userId, version: BigInt(found.version) } : null;
+  if (found === undefined) return null;
+  const policed = found.policed.map(([schema, table]) => `${schema}\0${table}`);
+  return { ...found, userId, policed, version: BigInt(found.version) };
 }
 
 /** What a login is checked against. */

@@ -11,3 +11,11 @@ export type { RestRequest, RestResponse } from "./rest-catalog/http.ts";
 export { createCatalogSource, type CatalogSourceOptions } from "./rest-catalog/source.ts";
 export { Authenticator, type AuthenticatorOptions, type LoginEvent, principalOf } from "./auth/auth.ts";
 export { OidcVerifier, type OidcIssuer, parseIssuers } from "./auth/oidc.ts";
+export {
+  AccessControl,
+  type AccessOptions,
+  type AccessPlan,
+  type GateRequest,
+  type TableUse,
+} from "./access/access.ts";
+export { type AccessImage, type AccessSet, accessSetOf, type TableAccess } from "./access/access-set.ts";
