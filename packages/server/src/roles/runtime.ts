@@ -11,7 +11,7 @@ import { type Conninfo, parseConninfo, withConninfo } from "@spillway/pg/conninf
 import { Pool } from "@spillway/pg/pool";
 import { Engine } from "../engine/engine.ts";
 import type { MoverContext } from "../movers/movers.ts";
-import { ChecksumThread } from "./checksum-thread.ts";
+import { ChecksumThreads } from "./checksum-thread.ts";
 
 /** Settings by their meaning; the command line resolves them. */
 export interface RuntimeOptions {
@@ -78,7 +78,7 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
     ...(options.lockdown ? { lockdown: options.lockdown } : {}),
     tempDirectory: claimed.dir,
   });
-  const thread = ChecksumThread.isAvailable ? new ChecksumThread(claimed.dir) : null;
+  const thread = ChecksumThreads.isAvailable ? new ChecksumThreads(claimed.dir) : null;
   const pool = new Pool({
     conninfo,
     size: options.poolSize ?? 6,
