@@ -92,7 +92,14 @@ export {
 } from "./install.ts";
 export { carriedPosition, COPIED_KEY, LSN_KEY, requireSnapshotAtLsn, snapshotAtLsn } from "./lsn-view.ts";
 export { maxKey, type Partition, readPartitions } from "./partitions.ts";
-export { readTableColumns, type TableColumn } from "./table-columns.ts";
+export {
+  type RawColumn,
+  type RawType,
+  readTableColumns,
+  readTypes,
+  type TableColumn,
+  tableColumnsOf,
+} from "./table-columns.ts";
 export {
   loadWarehouse,
   ownerPath,

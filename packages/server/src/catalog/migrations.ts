@@ -3,6 +3,7 @@ import { CATALOG_SQL } from "./sql/0001-catalog.ts";
 import { CLIENT_FUNCTIONS_SQL } from "./sql/0002-client-functions.ts";
 import { MIRROR_SQL } from "./sql/0003-mirror.ts";
 import { SERVE_SQL } from "./sql/0004-serve.ts";
+import { MIRROR_DDL_SQL } from "./sql/0005-mirror-ddl.ts";
 
 export const CATALOG_SCHEMA = "spillway";
 
@@ -17,4 +18,5 @@ export const CATALOG_MIGRATIONS: readonly CatalogMigration[] = [
   { id: 2, name: "client functions", sql: CLIENT_FUNCTIONS_SQL },
   { id: 3, name: "mirror", sql: MIRROR_SQL },
   { id: 4, name: "serve", sql: SERVE_SQL },
+  { id: 5, name: "mirror ddl", sql: MIRROR_DDL_SQL },
 ];

@@ -30,7 +30,8 @@ export interface TableColumn {
   readonly deltaType: string;
 }
 
-interface RawColumn {
+/** As SQL answers, or as an event trigger says it. */
+export interface RawColumn {
   attnum: number;
   attname: string;
   atttypid: string;
@@ -43,7 +44,7 @@ interface RawColumn {
   missing: string | null;
 }
 
-interface RawType {
+export interface RawType {
   oid: string;
   typname: string;
   typtype: string;
@@ -64,6 +65,11 @@ const TYPES = `
   select y.oid::text, y.typname, y.typtype, y.typcategory, n.nspname, y.typbasetype::text, y.typtypmod, y.typelem::text
   from t join pg_type y on y.oid = t.oid join pg_namespace n on n.oid = y.typnamespace`;
 
+const TYPES_OF = TYPES.replace(
+  "select distinct atttypid from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped",
+  "select oid from pg_type where oid = any ($1::oid[])",
+);
+
 const COLUMNS = `
   select a.attnum, a.attname, a.atttypid::text, a.atttypmod, format_type(a.atttypid, a.atttypmod) as type_name,
     a.attnotnull, a.attgenerated, a.attidentity,
@@ -78,10 +84,18 @@ const COLUMNS = `
 
 /** The columns of one table or partition. The connection must have the canonical text settings. */
 export async function readTableColumns(db: Db, relid: number): Promise<TableColumn[]> {
-  const types = new Map<number, RawType>();
-  for (const row of (await db.query<RawType>(TYPES, [relid])).rows) types.set(Number(row.oid), row);
-  const { rows } = await db.query<RawColumn>(COLUMNS, [relid]);
-  return rows.map((raw) => {
+  const types = (await db.query<RawType>(TYPES, [relid])).rows;
+  return tableColumnsOf((await db.query<RawColumn>(COLUMNS, [relid])).rows, types);
+}
+
+/** What some columns' types are by now; empty names and flags stay as they are given. For columns that a table had. */
+export async function readTypes(db: Db, oids: readonly number[]): Promise<RawType[]> {
+  return (await db.query<RawType>(TYPES_OF, [[...oids]])).rows;
+}
+
+export function tableColumnsOf(columns: readonly RawColumn[], rawTypes: readonly RawType[]): TableColumn[] {
+  const types = new Map(rawTypes.map((row) => [Number(row.oid), row]));
+  return columns.map((raw) => {
     const facts = factsOf(types, Number(raw.atttypid), raw.atttypmod);
     const base = baseOf(facts);
     const plan = planPgType(facts);

@@ -24,15 +24,24 @@ import { type Applied, Applier, needsIndex } from "./apply.ts";
 import { OP, type Segment, type TableShape } from "./change-log.ts";
 import type { KeyIndex } from "./key-index.ts";
 import { LakeState } from "./lake-state.ts";
-import { noteTruncated } from "./leaves.ts";
-import type { MirrorTable } from "./mirror-table.ts";
+import { type Leaves, noteTruncated, putLeaves } from "./leaves.ts";
+import type { MirrorTable, PendingSchema } from "./mirror-table.ts";
 import { discerner } from "./resolve.ts";
 import { CachedManifests } from "./manifests.ts";
 import { loadCopied, stopMirrored } from "./state.ts";
 import { type Written, writeTable } from "./write.ts";
 
+export interface FlushPart {
+  readonly table: MirrorTable;
+  readonly segments: readonly Segment[];
+  /** The columns as they were when the logs were cut: the stream goes on while the flush is under way. */
+  readonly pending: PendingSchema | null;
+}
+
 export interface FlushInput {
-  readonly parts: readonly { readonly table: MirrorTable; readonly segments: readonly Segment[] }[];
+  readonly parts: readonly FlushPart[];
+  /** Leaves that changed up to here. */
+  readonly leaves: readonly { readonly relationId: bigint; readonly leaves: Leaves }[];
   /** Tables whose F moves without rows. */
   readonly live: readonly MirrorTable[];
   readonly lsn: Lsn;
@@ -126,15 +135,16 @@ export class Flusher {
     const limit = limiter(PARALLEL_TABLES);
     const stage = batchedStager(this.#ctx, opId);
     const results = await Promise.all(
-      parts.map(({ table, segments }) =>
+      parts.map((part) =>
         limit(async (): Promise<Prepared | null> => {
+          const { table } = part;
           const files: string[] = [];
           const onFile = async (path: string): Promise<void> => {
             await stage(path);
             files.push(path);
           };
           try {
-            return await this.#prepare(table, segments, input, onFile);
+            return await this.#prepare(part, input, onFile);
           } catch (error) {
             table.forgetLake();
             if (!isTableError(error)) throw error;
@@ -149,8 +159,7 @@ export class Flusher {
   }
 
   async #prepare(
-    table: MirrorTable,
-    segments: readonly Segment[],
+    { table, segments, pending }: FlushPart,
     input: FlushInput,
     onFile: (path: string) => Promise<void>,
   ): Promise<Prepared> {
@@ -159,7 +168,7 @@ export class Flusher {
     const state = (table.state ??= await LakeState.load(ctx, lakeId));
     state.usedAtMs = ctx.clock.monotonicMs();
     if (table.phase === "copied" && table.join === null) await this.#addCopy(table, state);
-    const shape: TableShape | undefined = table.feed.log?.shape ?? segments.at(-1)?.shape;
+    const shape: TableShape | undefined = segments.at(-1)?.shape ?? table.feed.log?.shape;
     let index: KeyIndex | null = state.index;
     if (segments.length > 0 && (needsIndex(segments) || this.#isMixed(table, segments))) {
       const { shape: keyed } = must(segments[0], "segment");
@@ -178,9 +187,9 @@ export class Flusher {
       onFile,
       source: this.#manifests,
       initialText: (id) => table.relation.columns.find((c) => c.fieldId === id)?.initialDefault ?? null,
-      updates: table.pending?.updates ?? [],
+      updates: pending?.updates ?? [],
     });
-    return { table, applied, written, segments };
+    return { table, applied, written, segments, pending };
   }
 
   /** Whether an insert may concern a row that a later range has as well. */
@@ -256,8 +265,9 @@ export class Flusher {
         [stageOps],
       );
     }
-    for (const { table } of ready) {
-      if (table.pending !== null) await putColumns(tx, table.relation.relationId, table.pending.columns);
+    for (const { relationId, leaves } of input.leaves) await putLeaves(tx, relationId, leaves);
+    for (const { table, pending } of ready) {
+      if (pending !== null) await putColumns(tx, table.relation.relationId, pending.columns);
       if (table.phase === "copied") await joined(tx, table);
     }
     const truncated = ready.filter((p) => p.segments.some((s) => s.ops.includes(OP.truncate)));
@@ -273,9 +283,10 @@ export class Flusher {
     }
   }
 
-  #settle({ table, written }: Prepared): void {
+  #settle({ table, written, pending }: Prepared): void {
     written.settle();
-    table.pending = null;
+    // What came meanwhile is made on top of it.
+    if (table.pending === pending) table.pending = null;
     if (table.phase !== "copied") return;
     table.phase = "live";
     table.holdLsn = null;
@@ -293,6 +304,7 @@ interface Prepared {
   readonly applied: Applied;
   readonly written: Written;
   readonly segments: readonly Segment[];
+  readonly pending: PendingSchema | null;
 }
 
 /** The copy is part of the table: the operation that kept its files is over. */

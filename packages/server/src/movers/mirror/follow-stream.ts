@@ -11,7 +11,7 @@ import type { PgRelation } from "@spillway/pg/replication/pgoutput";
 import { type Db, readTableColumns, type RelationColumn, type TableColumn } from "../../catalog/catalog.ts";
 import { displayName, type MoverContext } from "../context.ts";
 import { planFollow } from "../follow-plan.ts";
-import { schemaDrift } from "../schema-drift.ts";
+import { type Drift, schemaDrift } from "../schema-drift.ts";
 import { leafChange, loadLeaves, readLeaves } from "./leaves.ts";
 import { LakeState } from "./lake-state.ts";
 import type { MirrorTable } from "./mirror-table.ts";
@@ -29,6 +29,22 @@ export async function followStream(ctx: MoverContext, table: MirrorTable, relati
   if (!isSame(relation, now)) throw ambiguous("they have changed again since");
   const drift = schemaDrift(table.relation, now);
   if (drift === null) throw ambiguous("the stream has other columns than the table");
+  await followDrift(ctx, table, { drift, now, missing });
+}
+
+export interface FoundDrift {
+  readonly drift: Drift;
+  readonly now: readonly TableColumn[];
+  /** What old rows read, by attnum. */
+  readonly missing: ReadonlyMap<number, string>;
+}
+
+/** The columns as the next flush is to have them. Throws `mirror_schema_ambiguous` for what the lake cannot express. */
+export async function followDrift(
+  ctx: MoverContext,
+  table: MirrorTable,
+  { drift, now, missing }: FoundDrift,
+): Promise<void> {
   const state = (table.state ??= await LakeState.load(ctx, must(table.relation.lakeId, "lake table")));
   const before: Schema = table.pending?.schema ?? currentSchema(state.metadata);
   const planned = planFollow({
@@ -42,7 +58,12 @@ export async function followStream(ctx: MoverContext, table: MirrorTable, relati
     unknownDefaults: new Set(),
     lakeTypes: new Map(before.fields.map((f) => [f.id, f.type as PrimitiveType])),
   });
-  if ("refused" in planned) throw ambiguous(planned.refused.join("; "));
+  if ("refused" in planned) {
+    throw new SpillwayError(
+      "mirror_schema_ambiguous",
+      `the columns of ${displayName(table.relation)} changed: ${planned.refused.join("; ")}`,
+    );
+  }
   const evolved = evolveSchema(
     {
       formatVersion: state.metadata.formatVersion,

@@ -5,6 +5,7 @@ import { quoteIdent, quoteQualified } from "@spillway/pg/quote";
 import { connectRaw } from "@spillway/pg/wire/connect-raw";
 import type { Db, Relation } from "../../catalog/catalog.ts";
 import type { MoverContext } from "../context.ts";
+import { dropDdlTriggers } from "./ddl-triggers.ts";
 import { mirrorNames } from "./slot.ts";
 import { loadMirror } from "./state.ts";
 
@@ -37,6 +38,7 @@ export async function leavePublication(tx: Db, relation: Relation): Promise<void
   const left = await tx.query("select from spillway.mirror_table");
   if (left.rowCount !== 0) return;
   await tx.query(`drop publication if exists ${quoteIdent(mirror.publicationName)}`);
+  await dropDdlTriggers(tx);
   await tx.query("delete from spillway.mirror");
 }
 

@@ -6,6 +6,7 @@ import type { Schema } from "@spillway/lake/model";
 import type { Relation, RelationColumn } from "../../catalog/catalog.ts";
 import { displayName } from "../context.ts";
 import type { JoinLsns } from "./apply.ts";
+import type { DdlRewrite } from "./ddl-facts.ts";
 import type { Segment, TableShape } from "./change-log.ts";
 import type { Block, LakeState } from "./lake-state.ts";
 import type { Leaves, SeenLeaves } from "./leaves.ts";
@@ -42,6 +43,10 @@ export class MirrorTable {
   /** What its leaves were when they were last looked at, and something that is not explained yet. */
   leaves: Leaves | null = null;
   suspect: SeenLeaves | null = null;
+  /** The next flush writes the leaves down. */
+  leavesChanged = false;
+  /** A rewrite that was announced; what it did is said when the command ends. */
+  rewrite: DdlRewrite | null = null;
   /** What has made it unfit; the next flush writes it down. */
   failure: SpillwayError | null = null;
 
@@ -76,6 +81,12 @@ export class MirrorTable {
   isCopiedAfter(commit: Lsn | null): boolean {
     if (commit === null || (this.phase !== "copying" && this.phase !== "copied")) return false;
     return this.copyLsn === null || commit < this.copyLsn;
+  }
+
+  /** Whether the lake has, or the copy will have, what a transaction with this commit did. Null: not known yet. */
+  isPast(commit: Lsn | null): boolean {
+    if (commit === null) return false;
+    return (this.phase === "live" && this.f !== null && commit < this.f) || this.isCopiedAfter(commit);
   }
 
   forgetLake(): void {

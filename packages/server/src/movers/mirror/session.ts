@@ -5,24 +5,21 @@
 import { messageOf, SpillwayError } from "@spillway/base/errors";
 import { faultPoint } from "@spillway/base/fault";
 import { formatLsn, type Lsn, minLsn } from "@spillway/base/lsn";
-import { canReadBinary } from "@spillway/pg/columns/plan";
-import { type PgRelation, PgOutputDecoder } from "@spillway/pg/replication/pgoutput";
+import { PgOutputDecoder } from "@spillway/pg/replication/pgoutput";
 import { identifySystem } from "@spillway/pg/replication/session";
 import { ReplicationStream } from "@spillway/pg/replication/stream";
 import type { RawConnection } from "@spillway/pg/wire/connection";
-import { readTableColumns } from "../../catalog/catalog.ts";
 import type { MoverContext } from "../context.ts";
-import { ChangeLog } from "./change-log.ts";
 import { Confirmations, flushedEverywhere, walPosition } from "./confirm.ts";
 import { Cuts } from "./cut.ts";
-import { Flusher } from "./flush.ts";
+import { Flusher, type FlushPart } from "./flush.ts";
 import { FrontierTimes } from "./frontier-time.ts";
-import { followStream } from "./follow-stream.ts";
-import { watchLeaves } from "./watch.ts";
+import { DDL_PREFIX, parseDdl } from "./ddl-facts.ts";
+import { StreamSchema } from "./stream-schema.ts";
+import { changedLeaves, watchLeaves } from "./watch.ts";
 import { type MirrorTable, withoutApplied } from "./mirror-table.ts";
 import { canStreamBinary, gapFaults, openReplication, timelineFaults } from "./preflight.ts";
 import { type FeedState, MirrorSink, type SinkHost } from "./sink.ts";
-import { shapeOf, signatureOf } from "./shape.ts";
 import { abandonStaged, logsOf, memoryRows, stageLogs } from "./staging.ts";
 import type { MirrorRow } from "./state.ts";
 import { stopTable, TableSet } from "./table-set.ts";
@@ -63,6 +60,7 @@ export class MirrorSession {
   readonly #mirror: MirrorRow;
   readonly #events: SessionEvents;
   readonly #tables = new TableSet((feed) => this.#sink.drop(feed));
+  readonly #schema: StreamSchema;
   readonly #flusher: Flusher;
   readonly #confirmations = new Confirmations();
   readonly #cuts: Cuts;
@@ -76,7 +74,7 @@ export class MirrorSession {
   readonly #held: Buffer[] = [];
   /** Operations whose staged files nobody wants any more. */
   readonly #discarded: bigint[] = [];
-  #blocked: PgRelation<FeedState> | null = null;
+  #isBlocked = false;
   #error: unknown = null;
   readonly #pauses = new Set<string>();
   #flushWanted = false;
@@ -100,6 +98,13 @@ export class MirrorSession {
     this.#events = events;
     this.#flusher = new Flusher(ctx, settings.indexBytes);
     this.#cuts = new Cuts(ctx);
+    this.#schema = new StreamSchema(ctx, {
+      sink: () => this.#sink,
+      tables: this.#tables,
+      reload: () => this.#reload(),
+      stop: (table, error) => this.#stop(table, error),
+      needsText: () => (this.#binary ? new SessionRestart() : null),
+    });
     this.#sink = new MirrorSink(this.#host(), 0n);
     this.#decoder = new PgOutputDecoder(this.#sink);
   }
@@ -148,7 +153,7 @@ export class MirrorSession {
       {
         onChange: (buffer, start, end) => this.#change(buffer, start, end),
         onKeepalive: (walEnd) => {
-          if (this.#blocked !== null || this.#held.length > 0) return;
+          if (this.#isBlocked || this.#held.length > 0) return;
           this.#cuts.sawUpTo(walEnd);
           this.#sink.sawUpTo(minLsn(walEnd, this.#cuts.at ?? walEnd));
         },
@@ -172,17 +177,23 @@ export class MirrorSession {
   #host(): SinkHost {
     return {
       stateOf: (relation) => {
-        const state = this.#known(relation);
-        if (state === null) this.#block(relation);
+        const state = this.#schema.known(relation);
+        if (state === null) {
+          this.#hold(async () => {
+            relation.state = await this.#schema.resolve(relation);
+          });
+        }
         return state;
       },
-      failed: (feed, error) => {
-        feed.log = null;
+      failed: (feed, error, commit) => {
         const table = this.#tables.get(feed.oid);
+        if (table?.isPast(commit)) return;
+        feed.log = null;
         if (table) table.failure ??= error;
       },
       discarded: (operations) => this.#discarded.push(...operations),
-      message: (_transactional, _lsn, prefix) => {
+      message: (transactional, _lsn, prefix, content) => {
+        if (prefix === DDL_PREFIX && transactional) this.#hold(() => this.#schema.ddl(parseDdl(content)));
         if (prefix === "spillway.flush") this.#flushWanted = this.#flushAsked = true;
       },
       committed: () => {
@@ -192,23 +203,13 @@ export class MirrorSession {
     };
   }
 
-  #known(relation: PgRelation<FeedState>): FeedState | null {
-    const table = this.#tables.get(relation.oid);
-    const shape = table?.shapes.get(signatureOf(relation));
-    if (!table || !shape) return null;
-    if (table.isFed) table.feed.log ??= new ChangeLog(shape);
-    else table.feed.log = null;
-    return { feed: table.feed, shape };
-  }
-
-  /** Holds the stream back until the catalog has been asked about the relation. */
-  #block(relation: PgRelation<FeedState>): void {
-    this.#blocked = relation;
-    this.#pause("relation");
-    void this.#resolve(relation)
-      .then((state) => {
-        relation.state = state;
-        this.#blocked = null;
+  /** Holds the stream back while the catalog is asked. */
+  #hold(work: () => Promise<void>): void {
+    this.#isBlocked = true;
+    this.#pause("schema");
+    void work()
+      .then(() => {
+        this.#isBlocked = false;
         this.#drain();
       })
       .catch((error: unknown) => {
@@ -216,59 +217,23 @@ export class MirrorSession {
       });
   }
 
-  async #resolve(relation: PgRelation<FeedState>): Promise<FeedState> {
-    if (this.#tables.get(relation.oid) === undefined) await this.#reload();
-    const table = this.#tables.get(relation.oid);
-    // Of no table that is mirrored: it left the publication, or was registered by nobody.
-    if (!table)
-      return {
-        feed: { oid: relation.oid, log: null, truncates: 0 },
-        shape: { attnums: [], plans: [], fields: [], keyAt: [] },
-      };
-    const now = await this.#ctx.pool.withClient((c) => readTableColumns(c, relation.oid));
-    try {
-      let shape = shapeOf(relation, table.relation, now);
-      if (shape === null && table.isFed) {
-        await followStream(this.#ctx, table, relation);
-        // What was known of the columns before is not to be met again.
-        table.shapes.clear();
-        shape = shapeOf(relation, table.relation, now);
-      }
-      if (shape === null)
-        throw new SpillwayError("mirror_schema_ambiguous", `the columns of ${table.name} have changed`);
-      // The stream was begun without this table: values that cannot be read in binary must come as text.
-      if (this.#binary && !canReadBinary(shape.plans)) throw new SessionRestart();
-      table.shapes.set(signatureOf(relation), shape);
-      return this.#known(relation) ?? { feed: table.feed, shape };
-    } catch (error) {
-      if (!(error instanceof SpillwayError)) throw error;
-      const nothing = { attnums: [], plans: [], fields: [], keyAt: [] };
-      // Columns of a time before the copy: the copy has what was done under them.
-      if (table.isCopiedAfter(this.#sink.openCommit)) {
-        return { feed: { oid: relation.oid, log: null, truncates: 0 }, shape: nothing };
-      }
-      if (table.isFed) await this.#stop(table, error);
-      return { feed: table.feed, shape: nothing };
-    }
-  }
-
   #change(buffer: Buffer, start: number, end: number): void {
     this.#bytes += end - start;
     if (this.#bytes > MAX_BYTES) this.#pause("memory");
-    if (this.#blocked !== null || this.#held.length > 0 || this.#cuts.stops(buffer, start)) {
+    if (this.#isBlocked || this.#held.length > 0 || this.#cuts.stops(buffer, start)) {
       this.#held.push(Buffer.from(buffer.subarray(start, end)));
       if (this.#cuts.isReached) this.#pause("cut");
     } else this.#decoder.decode(buffer, start, end);
   }
 
   #drain(): void {
-    while (this.#held.length > 0 && this.#blocked === null) {
+    while (this.#held.length > 0 && !this.#isBlocked) {
       const [next] = this.#held;
       if (next && this.#cuts.stops(next, 0)) break;
       const message = this.#held.shift();
       if (message) this.#decoder.decode(message, 0, message.length);
     }
-    if (this.#blocked === null) this.#resume("relation");
+    if (!this.#isBlocked) this.#resume("schema");
   }
 
   #pause(why: string): void {
@@ -302,7 +267,7 @@ export class MirrorSession {
       await this.#serveCuts(nowMs);
       const due =
         this.#flushWanted || this.#pauses.has("memory") || nowMs - this.#lastFlushMs >= this.#settings.flushIntervalMs;
-      const canCut = this.#sink.isAtCommit && this.#blocked === null && this.#held.length === 0;
+      const canCut = this.#sink.isAtCommit && !this.#isBlocked && this.#held.length === 0;
       if (signal.aborted) {
         if (canCut) await this.#flush(true);
         await this.#giveUpDiscarded();
@@ -334,7 +299,7 @@ export class MirrorSession {
       else if (!this.#cuts.isReached) this.#resume("cut");
     }
     const { at } = this.#cuts;
-    if (at === null || !this.#cuts.isReached || !this.#sink.isAtCommit || this.#blocked !== null) return;
+    if (at === null || !this.#cuts.isReached || !this.#sink.isAtCommit || this.#isBlocked) return;
     this.#sink.sawUpTo(at);
     await this.#flush(true);
     await this.#cuts.answer(this.#tables.all);
@@ -372,11 +337,12 @@ export class MirrorSession {
     }
     this.#lastIdleMs = startMs;
     for (const table of joining.concat(tables.filter((t) => t.pending !== null && t.isFed && t.phase === "live")))
-      if (!parts.some((p) => p.table === table)) parts.push({ table, segments: [] });
+      if (!parts.some((p) => p.table === table)) parts.push({ table, segments: [], pending: table.pending });
     if (joining.length > 0) faultPoint("mirror.before_join");
     this.#cutTime = time ?? this.#cutTime;
     const result = await this.#flusher.flush({
       parts,
+      leaves: changedLeaves(tables),
       live,
       lsn,
       timeline: this.#timeline,
@@ -403,7 +369,7 @@ export class MirrorSession {
   }
 
   /** Takes what is committed out of the logs. */
-  #cut(): { table: MirrorTable; segments: ReturnType<typeof withoutApplied> }[] {
+  #cut(): FlushPart[] {
     return this.#tables.all.flatMap((table) => {
       const { log } = table.feed;
       if (log === null || log.isEmpty || table.failure !== null || (table.phase !== "live" && table.phase !== "copied"))
@@ -412,7 +378,7 @@ export class MirrorSession {
       const segments = withoutApplied(taken, table.phase === "live" ? table.f : null);
       const kept = new Set(segments);
       this.#discarded.push(...taken.flatMap((s) => (kept.has(s) ? [] : (s.stageOp ?? []))));
-      return segments.length === 0 ? [] : [{ table, segments }];
+      return segments.length === 0 ? [] : [{ table, segments, pending: table.pending }];
     });
   }
 

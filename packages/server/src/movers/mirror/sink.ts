@@ -25,8 +25,8 @@ export interface FeedState {
 export interface SinkHost {
   /** Known at once, or null: the stream is held back until the host has set `relation.state`. */
   stateOf(relation: PgRelation<FeedState>, xid: number): FeedState | null;
-  /** A change that cannot be taken: the feed's log is given up, the others go on. */
-  failed(feed: Feed, error: SpillwayError): void;
+  /** A change that cannot be taken: the feed's log is given up, the others go on. `commit`: of a transaction that has ended. */
+  failed(feed: Feed, error: SpillwayError, commit: Lsn | null): void;
   /** Operations whose staged files nobody wants any more. */
   discarded(operations: readonly bigint[]): void;
   message(transactional: boolean, lsn: Lsn, prefix: string, content: Buffer): void;
@@ -43,6 +43,8 @@ export interface LastCommit {
 
 interface Streamed {
   readonly logs: Map<number, { readonly feed: Feed; readonly log: ChangeLog }>;
+  /** Tables that cannot take this transaction, if it commits. */
+  readonly spoiled: Map<Feed, SpillwayError>;
 }
 
 export class MirrorSink implements PgOutputSink<FeedState> {
@@ -70,6 +72,20 @@ export class MirrorSink implements PgOutputSink<FeedState> {
   /** The commit record of the transaction under way; null between transactions, and within a streamed one. */
   get openCommit(): Lsn | null {
     return this.#open;
+  }
+
+  /** Inside a block of a transaction that may yet be rolled back. */
+  get isInStream(): boolean {
+    return this.#stream !== null;
+  }
+
+  /** Inside such a block: the table fails if the transaction commits. False outside of one. */
+  spoil(feed: Feed, error: SpillwayError): boolean {
+    if (this.#stream === null) return false;
+    this.#stream.spoiled.set(feed, error);
+    const held = this.#stream.logs.get(feed.oid);
+    if (held) this.#host.discarded(held.log.discard());
+    return true;
   }
 
   get last(): LastCommit {
@@ -135,7 +151,7 @@ export class MirrorSink implements PgOutputSink<FeedState> {
   }
 
   onStreamStart(xid: number): void {
-    const found = this.#streamed.get(xid) ?? { logs: new Map() };
+    const found = this.#streamed.get(xid) ?? { logs: new Map(), spoiled: new Map() };
     this.#streamed.set(xid, found);
     this.#stream = found;
   }
@@ -147,6 +163,7 @@ export class MirrorSink implements PgOutputSink<FeedState> {
   onStreamCommit(xid: number, commitLsn: Lsn, endLsn: Lsn, commitTime: bigint): void {
     const streamed = this.#streamed.get(xid);
     this.#streamed.delete(xid);
+    for (const [feed, error] of streamed?.spoiled ?? []) this.#host.failed(feed, error, commitLsn);
     for (const { feed, log } of streamed?.logs.values() ?? []) {
       log.commit(commitLsn);
       const segments: readonly Segment[] = log.take();
@@ -195,7 +212,7 @@ export class MirrorSink implements PgOutputSink<FeedState> {
       work(log);
     } catch (error) {
       if (!isSpillwayError(error) || error.code === "internal") throw error;
-      this.#host.failed(feed, error);
+      this.#host.failed(feed, error, null);
     }
   }
 
@@ -204,6 +221,8 @@ export class MirrorSink implements PgOutputSink<FeedState> {
       this.#touched.add(feed);
       return feed.log ?? new ChangeLog(shape);
     }
+    // What comes of it is thrown away.
+    if (this.#stream.spoiled.has(feed)) return new ChangeLog(shape);
     const found = this.#stream.logs.get(feed.oid);
     if (found) return found.log;
     const log = new ChangeLog(shape);

@@ -6,7 +6,9 @@ import { sqlstateOf } from "@spillway/pg/pg-error";
 import { quoteIdent } from "@spillway/pg/quote";
 import { createSlot, identifySystem, readSlot } from "@spillway/pg/replication/session";
 import type { RawConnection } from "@spillway/pg/wire/connection";
+import type pg from "pg";
 import type { Db } from "../../catalog/catalog.ts";
+import { dropDdlTriggers, ensureDdlTriggers } from "./ddl-triggers.ts";
 import { loadMirror, type MirrorRow } from "./state.ts";
 
 /**
@@ -37,8 +39,9 @@ const SLOT_TIMEOUT_MS = 60_000;
  * Makes publication and slot, unless they are there, and writes them into the catalog. `replication` is a connection for
  * logical replication, `db` one for SQL. Throws `mirror_not_logical`, `deadline_exceeded` naming who is waited for.
  */
-export async function ensureMirror(db: Db, replication: RawConnection): Promise<MirrorRow> {
+export async function ensureMirror(db: pg.Client, replication: RawConnection): Promise<MirrorRow> {
   await requireLogical(db);
+  await ensureDdlTriggers(db);
   const known = await loadMirror(db);
   if (known !== null && (await readSlot(replication, known.slotName)) !== null) return known;
   if (known !== null) {
@@ -103,6 +106,7 @@ async function ensureSlot(replication: RawConnection, name: string): Promise<big
 
 /** Takes the slot and the publication away, with the last mirrored table. */
 export async function dropMirror(db: Db, mirror: MirrorRow): Promise<void> {
+  await dropDdlTriggers(db);
   await db.query(`drop publication if exists ${quoteIdent(mirror.publicationName)}`);
   await db.query(
     "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1 and not active",

@@ -25,6 +25,10 @@ export class TableSet {
     return this.#tables.get(oid);
   }
 
+  byRelation(relationId: bigint): MirrorTable | undefined {
+    return this.all.find((t) => t.relation.relationId === relationId);
+  }
+
   /** The lowest F of the live tables; null when there is none. */
   frontier(): Lsn | null {
     const live = this.all.flatMap((t) => (t.phase === "live" && t.f !== null ? t.f : []));

@@ -2,7 +2,8 @@
 import { SpillwayError } from "@spillway/base/errors";
 import type { Lsn } from "@spillway/base/lsn";
 import type { MoverContext } from "../context.ts";
-import { cameWithRows, leafChange, loadLeaves, putLeaves, readLeaves, type SeenLeaves } from "./leaves.ts";
+import { saysDdl } from "./ddl-triggers.ts";
+import { cameWithRows, leafChange, type Leaves, loadLeaves, putLeaves, readLeaves, type SeenLeaves } from "./leaves.ts";
 import type { MirrorTable } from "./mirror-table.ts";
 
 export interface Strange {
@@ -10,10 +11,21 @@ export interface Strange {
   readonly error: SpillwayError;
 }
 
+/** Leaves that the stream has told, for the flush that F passes them with. */
+export function changedLeaves(tables: readonly MirrorTable[]): { relationId: bigint; leaves: Leaves }[] {
+  return tables.flatMap((table) => {
+    if (!table.leavesChanged || table.leaves === null) return [];
+    table.leavesChanged = false;
+    return { relationId: table.relation.relationId, leaves: table.leaves };
+  });
+}
+
 /** The tables whose leaves changed in a way that F should explain by now, and does not. */
 export async function watchLeaves(ctx: MoverContext, tables: readonly MirrorTable[], f: Lsn): Promise<Strange[]> {
   const live = tables.filter((t) => t.phase === "live" && t.failure === null);
   if (live.length === 0) return [];
+  // Where DDL is said in the stream, other files are those of a command that keeps the rows (VACUUM FULL, CLUSTER).
+  if (await ctx.pool.withClient((c) => saysDdl(c))) return [];
   const seen = await ctx.pool.withClient((c) =>
     readLeaves(
       c,
