@@ -39,7 +39,7 @@ export const CATALOG_FILTERS: ReadonlyMap<string, string> = new Map([
   ["pg_statistic_ext", relation("stxrelid")],
   ["pg_foreign_table", relation("ftrelid")],
   ["pg_namespace", `${SYSTEM} OR nspname = 'public' OR oid IN ${SEEN_SCHEMAS}`],
-  ["pg_type", `${SYSTEM} OR typrelid IN ${SEEN} OR (typrelid = 0 AND typelem = 0) OR (typelem <> 0 AND typrelid = 0)`],
+  ["pg_type", `${SYSTEM} OR typrelid IN ${SEEN} OR (typrelid = 0 AND (typelem = 0 OR (SELECT st_t.typrelid = 0 OR st_t.typrelid < ${FIRST_USER_OID} OR st_t.typrelid IN ${SEEN} FROM pg_catalog.pg_type st_t WHERE st_t.oid = pg_type.typelem)))`],
   ["pg_enum", ""],
   ["pg_range", ""],
   ["pg_proc", SYSTEM],

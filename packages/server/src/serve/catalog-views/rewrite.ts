@@ -90,7 +90,18 @@ function relationEdit(
   const from = `${inSchema ? "information_schema" : "pg_catalog"}.${quoteIdent(name)}`;
   const where = filter === "" ? "" : ` WHERE ${filter}`;
   const alias = ref.alias === null ? ` AS ${quoteIdent(name)}` : "";
-  return { from: location, to, text: `(SELECT ${extra.join("")}* FROM ${from}${where})${alias}` };
+  return {
+    from: location,
+    to,
+    text: `(SELECT ${extra.join("")}${columnsOf(name, user)} FROM ${from}${where})${alias}`,
+  };
+}
+
+/** The database is called as the client calls it, whatever its name is at the source. */
+function columnsOf(name: string, { database }: CatalogUser): string {
+  if (name !== "pg_database") return "*";
+  const changed = `pg_catalog.jsonb_build_object('datname', ${quoteLiteral(database)})`;
+  return `(pg_catalog.jsonb_populate_record(pg_database, ${changed})).*`;
 }
 
 const IDENTIFIER = /^(?:"(?:[^"]|"")*"|[^\s".,;()+\-*/<>=~!@#%^&|`?:[\]']+)/;
@@ -113,9 +124,9 @@ function functionEdit(bytes: Buffer, ref: CatalogReferences["functions"][number]
   }
   const value =
     name === "current_database"
-      ? `${quoteLiteral(user.database)}::pg_catalog.name`
+      ? named(`${quoteLiteral(user.database)}::pg_catalog.name`, name)
       : name === "pg_backend_pid"
-        ? `${user.processId}`
+        ? named(String(user.processId), name)
         : null;
   if (value === null) return null;
   const after = endOfName(bytes, location, schema === null ? 1 : 2);
@@ -130,7 +141,13 @@ function valueEdit(bytes: Buffer, value: CatalogReferences["values"][number], us
   const text = USER_VALUES.has(value.op) ? user.user : value.op === "SVFOP_CURRENT_CATALOG" ? user.database : null;
   if (text === null) return null;
   const to = endOfName(bytes, value.location, 1);
-  return { from: value.location, to, text: ` ${quoteLiteral(text)}::pg_catalog.name` };
+  const name = value.op.replace("SVFOP_", "").toLowerCase();
+  return { from: value.location, to, text: named(`${quoteLiteral(text)}::pg_catalog.name`, name) };
+}
+
+/** A value that names its column as the expression did that it stands for. */
+function named(value: string, name: string): string {
+  return ` (SELECT ${value} AS ${quoteIdent(name)})`;
 }
 
 /** A name that is cast to regclass must be one that the user sees: whether others exist is not told. */

@@ -117,6 +117,7 @@ function binaryWriter(column: Column, wire: WireColumn): CellWriter {
   if (isVarColumn(column)) {
     if (column.spec.kind === "bytes") return rawWriter(column);
     if (wire.typeOid === OID.numeric) return (row, out) => writeNumeric(out, textOf(column, row) ?? "0");
+    if (wire.typeOid === OID.char) return charWriter(column);
     return wire.typeOid === OID.jsonb ? jsonbWriter(column) : rawWriter(column);
   }
   const { data } = column;
@@ -149,6 +150,15 @@ function binaryWriter(column: Column, wire: WireColumn): CellWriter {
     default:
       return (row, out) => void out.int32(16).bytes((data as Uint8Array).subarray(row * 16, row * 16 + 16));
   }
+}
+
+/** "char" is always one byte: the empty one is a zero. */
+function charWriter(column: Heap): CellWriter {
+  const { heap, offsets } = column;
+  return (row, out) => {
+    const start = offsets[row] ?? 0;
+    out.int32(1).byte((offsets[row + 1] ?? 0) > start ? (heap[start] ?? 0) : 0);
+  };
 }
 
 function jsonbWriter(column: Heap): CellWriter {

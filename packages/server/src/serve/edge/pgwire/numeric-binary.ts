@@ -16,7 +16,8 @@ export function writeNumeric(out: OutBuffer, text: string): void {
   const special = SPECIAL.find(([name]) => name === text)?.[1];
   if (special !== undefined) {
     out.int32(8).int16(0).int16(0);
-    out.int16((special << 16) >> 16).int16(0);
+    // The scale of an infinity is what its header's bits happen to say.
+    out.int16((special << 16) >> 16).int16(special === 0xc000 ? 0 : 32);
     return;
   }
   const { negative, digits, weight, scale } = groupsOf(text);

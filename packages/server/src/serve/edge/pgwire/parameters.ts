@@ -15,6 +15,7 @@ export function parameterText(bytes: Buffer, oid: number): string {
   const sized = (size: number): void => {
     if (bytes.length !== size) throw pgError("22P03", "incorrect binary data format in bind parameter");
   };
+  if (oid === OID.char && bytes.length === 1 && bytes[0] === 0) return "";
   if (TEXTUAL.has(oid) || oid === 0) return utf8(bytes);
   switch (oid) {
     case OID.bool:

@@ -73,6 +73,14 @@ async function foreignPlans(sql: string, syntax: SpillwayError, session: ServeSe
   });
 }
 
+/** Whether the session can run it, functions and all. */
+async function isKnown(session: ServeSession, text: string): Promise<boolean> {
+  return session.prepare(text).then(
+    () => true,
+    () => false,
+  );
+}
+
 export async function planStatement(statement: ParsedStatement, sql: string, context: PlanContext): Promise<Plan> {
   const { text, offset, type, body } = statement;
   const base = { text, offset, type, body, syntax: null };
@@ -83,7 +91,8 @@ export async function planStatement(statement: ParsedStatement, sql: string, con
   const view = await context.view();
   const searchPath = searchPathOf(context.searchPath, context.session.principal.userName);
   const position = (location: number): number => Buffer.from(sql, "utf8").toString("utf8", 0, location).length + 1;
-  const way = routeOf({ statement, references, view, searchPath, position });
+  const route = routeOf({ statement, references, view, searchPath, position });
+  const way = route.orMapped && !(await isKnown(context.session, text)) ? "mapped" : route.way;
   if (way === "catalog") {
     const sourceText = rewriteCatalogQuery(sql, statement, references, {
       user: context.session.principal.userName,

@@ -45,8 +45,17 @@ const DENIED: Readonly<Record<string, string>> = {
 const DENIED_FUNCTION =
   /^(query_to_xml|query_to_xmlschema|query_to_xml_and_xmlschema|cursor_to_xml|cursor_to_xmlschema|(table|schema|database)_to_xml(schema|_and_xmlschema)?|ts_stat|ts_rewrite|lo_import|lo_export|pg_read_(binary_)?file|pg_stat_file|pg_ls_.*|pg_logdir_ls|pg_file_.*|pg_execute_server_program|dblink.*|pg_reload_conf|pg_rotate_logfile|pg_terminate_backend|pg_switch_wal|pg_promote)$/;
 
-/** Throws what is refused; else says the way. */
-export function routeOf(input: RouteInput): Way {
+/**
+ * Throws what is refused; else says the way. `orMapped`: functions in it that Postgres does not know; when the session does not know them
+ * either, the source has the words for it.
+ */
+export function routeOf(input: RouteInput): { readonly way: Way; readonly orMapped: boolean } {
+  const unknown = input.references.functions.some((ref) => isUnknownFunction(ref, input.view));
+  const way = wayOf(input);
+  return way === "mapped" && unknown ? { way: "session", orMapped: true } : { way, orMapped: false };
+}
+
+function wayOf(input: RouteInput): Way {
   const { statement, references, view } = input;
   const denied = DENIED[statement.type];
   if (denied !== undefined) throw deniedError(`${denied} is not allowed here`);
@@ -77,7 +86,6 @@ export function routeOf(input: RouteInput): Way {
   if (!PASSING.has(statement.type) && !DEFINING.has(statement.type)) {
     throw deniedError(`statements of the kind ${statement.type.replace(/Stmt$/, "")} are not allowed here`);
   }
-  if (references.functions.some((ref) => isUnknownFunction(ref, view))) return "session";
   for (const { ref, found } of others) if (found) checkPrivilege(ref, found, input);
   return "mapped";
 }

@@ -58,11 +58,14 @@ function makeZone(name: string): ZoneOffset {
   };
 }
 
-/** ECMAScript's dates end 8.64e15 ms from 1970; beyond them the offset at the end is taken. */
-const LAST_SECOND = 8.64e12;
+/** Rules of a zone repeat with the calendar, every 400 years. ECMAScript's dates end long before Postgres's. */
+const CYCLE_SECONDS = 146_097 * 86_400;
+const YEAR_9999 = 253_370_764_800;
+const FIRST_SECOND = -8.64e12 + 86_400;
 
 function lookUp(format: Intl.DateTimeFormat, seconds: number): number {
-  const at = Math.max(-LAST_SECOND, Math.min(LAST_SECOND, seconds));
+  const beyond = Math.max(0, Math.ceil((seconds - YEAR_9999) / CYCLE_SECONDS));
+  const at = Math.max(FIRST_SECOND, seconds - beyond * CYCLE_SECONDS);
   const part: Record<string, string> = {};
   for (const { type, value } of format.formatToParts(new Date(at * 1000))) part[type] = value;
   const year = part["era"] === "BC" || part["era"] === "B" ? 1 - Number(part["year"]) : Number(part["year"]);
