@@ -67,8 +67,8 @@ export const NATIVE_TYPES: readonly NativeRow[] = [
   { oid: 23, name: "int4", kind: "int32" },
   { oid: 20, name: "int8", kind: "int64" },
   { oid: 26, name: "oid", kind: "int64" },
-  { oid: 700, name: "float4", kind: "float32", note: "NaN and infinities kept" },
-  { oid: 701, name: "float8", kind: "float64", note: "NaN and infinities kept" },
+  { oid: 700, name: "float4", kind: "float32", note: "NaN and infinities kept; a zero's sign may be lost" },
+  { oid: 701, name: "float8", kind: "float64", note: "NaN and infinities kept; a zero's sign may be lost" },
   { oid: 1082, name: "date", kind: "date", note: "infinity is the largest 32-bit number, -infinity its negative" },
   { oid: 1083, name: "time", kind: "time", note: "24:00:00 is 86 400 000 000 µs" },
   {

@@ -78,7 +78,23 @@ export const TYPE_SAMPLES: Readonly<Record<string, readonly string[]>> = {
   "oidvector": ["1 2 3"],
 }; // prettier-ignore
 
-/** What the types below need in a database. */
+/** The built-in types that are left, so that with those above there is none without samples. */
+export const RARE_TYPE_SAMPLES: Readonly<Record<string, readonly string[]>> = {
+  cid: ["0", "4294967295"],
+  pg_snapshot: ["10:20:10,14,15", "1:1:"],
+  txid_snapshot: ["10:20:10,14,15"],
+  refcursor: ["a cursor", ""],
+  int8range: ["empty", "[9223372036854775806,9223372036854775807)", "(,-9223372036854775808)"],
+  daterange: ["[2024-01-01,2024-02-01)", '["0044-03-15 BC",infinity)'],
+  tsrange: ['["2024-01-01 00:00:00","2024-02-01 00:00:00.123456"]', "(-infinity,infinity)"],
+  int8multirange: ["{}", "{[1,3),[5,)}"],
+  nummultirange: ["{[1.5,2.5],(3,4.000]}"],
+  datemultirange: ["{[2024-01-01,2024-02-01),[2025-01-01,)}"],
+  tsmultirange: ['{["2024-01-01 00:00:00","2024-02-01 00:00:00")}'],
+  tstzmultirange: ['{["2024-01-01 00:00:00+00","2024-02-01 00:00:00+00"),(infinity,)}'],
+}; // prettier-ignore
+
+/** What the types need in a database. */
 export const TYPE_SETUP = `
   CREATE TYPE mood AS ENUM ('sad', 'O''kay, "very"  happy');
   CREATE DOMAIN amount AS numeric(10,2);
