@@ -11,6 +11,7 @@ const BENCHES: Readonly<Record<string, Load>> = {
   read: async () => (await import("../bench/read.ts")).run,
   plan: async () => (await import("../bench/plan.ts")).run,
   mirror: async () => (await import("../bench/mirror.ts")).run,
+  freshness: async () => (await import("../bench/freshness.ts")).run,
   failover: async () => (await import("../bench/failover.ts")).run,
 };
 
