@@ -14,6 +14,10 @@ const PACKAGES = [
   "duckdb-extension-iceberg==1.5.5",
   "duckdb-extension-avro==1.5.5",
   "duckdb-extension-httpfs==1.5.5",
+  "adbc-driver-flightsql==1.13.0",
+  "adbc-driver-manager==1.13.0",
+  "pandas==3.1.1",
+  "polars==2.1.0",
 ];
 const root = new URL("..", import.meta.url).pathname;
 const venv = join(process.env.SPILLWAY_INTEROP_VENV ?? join(tmpdir(), "spillway-interop-venv"));

@@ -74,7 +74,7 @@ export async function schemas(session: ServeSession, command: Message): Promise<
     .filter((name) => isShown(name) && (pattern === null || like(pattern, name)));
   return smallResult(
     SCHEMAS,
-    names.toSorted(compare).map((name) => [session.database, name]),
+    [...new Set(names)].toSorted(compare).map((name) => [session.database, name]),
   );
 }
 

@@ -41,6 +41,8 @@ export interface ServiceOptions {
 const MAX_PARAM_ROWS = 100_000;
 /** Parameters that fit into a handle, so that they need no memory here. */
 const HANDLE_PARAM_BYTES = 16 << 10;
+/** How long a call that has its answer waits for the end of the client's side. */
+const DRAIN_MS = 5000;
 
 export class FlightSqlService implements FlightService {
   readonly #options: ServiceOptions;
@@ -117,11 +119,15 @@ export class FlightSqlService implements FlightService {
       throw new SpillwayError("flight_request_invalid", "The first message of a DoPut has no descriptor.");
     }
     const { name, values } = decodeCommand(bytesOf(decodeMessage("FlightDescriptor", descriptor)["cmd"]));
-    const stream = await openPut(first as Buffer, source);
-    const answer = await this.#put(state, name, values, stream);
-    // The client writes to the end before it reads: what is left of it is taken.
-    for await (const batch of stream.batches()) void batch;
-    yield encodeMessage("PutResult", { appMetadata: answer });
+    if (name === "CommandStatementUpdate") {
+      // Some clients end their side only when they have the answer.
+      const request = { sql: text(values["query"]), transaction: transactionOf(values) };
+      yield putResult(updateResult(await runUpdate(state.connection, request, [[]], state.signal)));
+    } else {
+      yield putResult(await this.#put(state, name, values, await openPut(first as Buffer, source)));
+    }
+    // Others write to the end before they read, and fail when the call is over before.
+    await drain(source);
   }
 
   async *doAction(call: CallContext, request: Buffer): AsyncIterable<Buffer> {
@@ -259,16 +265,13 @@ export class FlightSqlService implements FlightService {
 
   async #put(state: CallState, name: string, values: Message, stream: PutStream): Promise<Buffer> {
     const { connection, signal } = state;
-    if (name === "CommandStatementUpdate") {
-      const request = { sql: text(values["query"]), transaction: transactionOf(values) };
-      return updateResult(await runUpdate(connection, request, [[]], signal));
-    }
     if (name === "CommandStatementIngest") return updateResult(await this.#ingest(state, values, stream));
     if (name !== "CommandPreparedStatementUpdate" && name !== "CommandPreparedStatementQuery") {
       throw new SpillwayError("flight_unsupported", `The command ${name} takes no rows.`);
     }
     const handle = must(this.#handleOf(state, name, values));
-    const rows = stream.columns === null ? [] : await paramRows(stream, MAX_PARAM_ROWS);
+    // Without columns no rows come, and some clients end their side only when they have the answer.
+    const rows = (stream.columns ?? []).length === 0 ? [] : await paramRows(stream, MAX_PARAM_ROWS);
     if (name === "CommandPreparedStatementQuery") return this.#bind(state, handle, rows);
     const given = rows.length > 0 ? rows : (connection.boundTo(handle.id) ?? [handle.params ?? []]);
     return updateResult(await runUpdate(connection, handle, given, signal));
@@ -317,6 +320,24 @@ const CATALOG_COLUMNS: Readonly<Record<string, (values: Message) => readonly Sma
   CommandGetTables: (values) => (values["includeSchema"] === true ? catalog.TABLES_WITH_SCHEMA : catalog.TABLES),
   CommandGetPrimaryKeys: () => catalog.PRIMARY_KEYS,
 };
+
+/** Takes what a client still sends, for a while. */
+async function drain(source: AsyncIterator<Buffer>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<true>((resolve) => {
+    timer = setTimeout(() => resolve(true), DRAIN_MS);
+    timer.unref();
+  });
+  for (;;) {
+    const next = await Promise.race([source.next(), late]);
+    if (next === true || next.done === true) break;
+  }
+  clearTimeout(timer);
+}
+
+function putResult(appMetadata: Buffer): Buffer {
+  return encodeMessage("PutResult", { appMetadata });
+}
 
 function updateResult(rows: number): Buffer {
   return encodeMessage("DoPutUpdateResult", { recordCount: rows });

@@ -158,7 +158,9 @@ function implementation(service: FlightService, log: Logger): UntypedServiceImpl
     ): handleBidiStreamingCall<Buffer, Buffer> =>
     (call) => {
       const context = contextOf(call);
-      void pump(call, context, work(context, call as AsyncIterable<Buffer>), log);
+      // The usual iterator destroys both sides when the client's has ended.
+      const requests = call.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
+      void pump(call, context, work(context, requests), log);
     };
   return {
     handshake: duplex((call, requests) => service.handshake(call, requests)),
