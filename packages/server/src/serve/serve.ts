@@ -19,3 +19,4 @@ export {
   type TableUse,
 } from "./access/access.ts";
 export { type AccessImage, type AccessSet, accessSetOf, type TableAccess } from "./access/access-set.ts";
+export { createGuard, type Decision, type GuardOptions } from "./access/guard.ts";

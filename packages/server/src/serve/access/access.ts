@@ -35,6 +35,8 @@ export interface TableUse {
   readonly name: string;
   readonly privilege: Privilege;
   readonly access: TableAccess;
+  /** Further tables that the name means where this one does not exist. */
+  readonly others: readonly Omit<TableUse, "others">[];
 }
 
 export interface AccessPlan {
@@ -150,14 +152,14 @@ export class AccessControl {
     const tables = uses.map((u) => {
       if (u.catalog !== "" && u.catalog !== request.database) throw noSuchTable(u.name, u);
       const use = resolve(request, u.schema, u.name, u.privilege, u.position, false);
-      this.#requireWhole(request.access, use, u.whole, writes);
+      for (const each of [use, ...use.others]) this.#requireWhole(request.access, each, u.whole, writes);
       return use;
     });
     return { sql: request.sql, tables, shadow: shadowOf(request.access, tables) };
   }
 
   /** What a policy cannot be held against is refused on a table that has one. */
-  #requireWhole(access: AccessSet, use: TableUse, whole: string, writes: boolean): void {
+  #requireWhole(access: AccessSet, use: Omit<TableUse, "others">, whole: string, writes: boolean): void {
     const label = `${use.schema}.${use.name}`;
     const restricted = use.access.rows !== null || use.access.columns.size > 0;
     if (whole === "rename" && !access.isSuperuser && access.hasPolicy(use.schema, use.name)) {
@@ -221,6 +223,7 @@ function resolve(
   // DuckDB keeps the case of what is written without quotes; Postgres's names are in lower case then.
   const names = anyCase && name !== name.toLowerCase() ? [name, name.toLowerCase()] : [name];
   const schemas = schema === "" ? request.searchPath : anyCase ? [schema, schema.toLowerCase()] : [schema];
+  const found: Omit<TableUse, "others">[] = [];
   let seen = false;
   for (const s of schemas) {
     if (isSystemSchema(s)) continue;
@@ -228,26 +231,30 @@ function resolve(
       const access = request.access.table(s, n);
       if (access === null) continue;
       seen = true;
-      if (access.privileges.has(privilege)) return { schema: s, name: n, privilege, access };
+      if (access.privileges.has(privilege)) found.push({ schema: s, name: n, privilege, access });
     }
   }
+  const [first, ...others] = found;
+  if (first !== undefined) return { ...first, others };
   throw seen ? noPrivilege(privilege, shown, at) : noSuchTable(shown, at);
 }
 
 function shadowOf(access: AccessSet, uses: readonly TableUse[]): string[] {
   const { shadow } = access;
   if (shadow === null) return [];
-  return uses.flatMap((use) => {
-    const then = shadow.table(use.schema, use.name);
-    if (then === null) return [];
-    const label = `${use.schema}.${use.name}`;
-    const found: string[] = [];
-    if (then.rows !== use.access.rows) found.push(`${label}: rows where ${then.rows ?? "all"}`);
-    for (const [column, shown] of then.columns) {
-      const now = use.access.columns.get(column);
-      if (now === shown) continue;
-      found.push(`${label}.${column}: ${shown === null ? "denied" : `shown as ${shown}`}`);
-    }
-    return found;
-  });
+  return uses
+    .flatMap(({ others, ...first }) => [first, ...others])
+    .flatMap((use) => {
+      const then = shadow.table(use.schema, use.name);
+      if (then === null) return [];
+      const label = `${use.schema}.${use.name}`;
+      const found: string[] = [];
+      if (then.rows !== use.access.rows) found.push(`${label}: rows where ${then.rows ?? "all"}`);
+      for (const [column, shown] of then.columns) {
+        const now = use.access.columns.get(column);
+        if (now === shown) continue;
+        found.push(`${label}.${column}: ${shown === null ? "denied" : `shown as ${shown}`}`);
+      }
+      return found;
+    });
 }

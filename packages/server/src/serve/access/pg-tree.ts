@@ -97,6 +97,8 @@ class Checker {
       case "VariableShowStmt":
         requireSettable(string(body["name"]), SHOWABLE);
         return;
+      // USE of DuckDB, as the classification has it.
+      case "Use":
       case "DiscardStmt":
       case "ClosePortalStmt":
       case "FetchStmt":

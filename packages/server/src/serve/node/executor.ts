@@ -258,7 +258,15 @@ export class NodeExecutor implements Runner {
 }
 
 function policyOf(table: PlannedTable | undefined, relation: ResolvedRelation): TablePolicy {
-  if (table) return { rows: table.rows, columns: new Map(table.columns) };
+  if (table) {
+    const columns = new Map<string, string | null>();
+    for (const { spec } of relation.columns) {
+      // A policy that was written for `SSN` holds for `ssn`.
+      const found = table.columns.find(([name]) => name.toLowerCase() === spec.name.toLowerCase());
+      if (found) columns.set(spec.name, found[1]);
+    }
+    return { rows: table.rows, columns };
+  }
   const name = JSON.stringify(`${relation.schema}.${relation.name}`);
   throw new SpillwayError("table_unknown", `There is no table ${name} for the user.`, {
     details: { sqlstate: "42P01" },

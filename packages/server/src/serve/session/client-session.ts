@@ -27,12 +27,16 @@ import { parameterColumn, sendParam, type SentParam } from "./wire-types.ts";
 export interface Guard {
   /** Throws typed errors; null: everything (the owner). */
   check(statement: Classified, context: GuardContext): Promise<readonly PlannedTable[] | null>;
+  /** The text to run for a statement that was checked: what the session answers is in it as constants. */
+  sqlOf?(statement: Classified, context: GuardContext): Promise<string>;
 }
 
 export interface GuardContext {
   readonly principal: Principal;
   readonly database: string;
   readonly searchPath: readonly string[];
+  /** Of the session: search_path, TimeZone, … */
+  readonly parameter: (name: string) => string | null;
 }
 
 /** Told of every statement with its true end. */
@@ -166,7 +170,7 @@ export class ClientSession implements ServeSession {
     }
     const params = oids.map((oid): SentParam => ({ oid, text: null }));
     const found = await this.#attempt(
-      this.#request(action, statement.sql, { params, tables }),
+      this.#request(action, await this.#sqlOf(statement), { params, tables }),
       false,
       new AbortController().signal,
     );
@@ -262,7 +266,7 @@ export class ClientSession implements ServeSession {
     }
     const params = values.map((value, i) => sendParam(value, planned.oids[i] ?? 0));
     const more = action === "explain" ? { analyze: statement.tree !== null && isAnalyze(nodeOf(statement.tree)) } : {};
-    const sql = action === "explain" ? explained(statement.sql) : statement.sql;
+    const sql = action === "explain" ? explained(statement.sql) : await this.#sqlOf(statement);
     return this.#attempt(this.#request(action, sql, { params, tables, ...more }), statement.writes, signal, id);
   }
 
@@ -271,6 +275,7 @@ export class ClientSession implements ServeSession {
     return runner.run(request, {
       signal,
       writes,
+      user: this.principal.userId,
       ...(id === undefined || !observer ? {} : { onQueued: (position) => observer.queued(id, position) }),
     });
   }
@@ -285,8 +290,17 @@ export class ClientSession implements ServeSession {
   }
 
   #check(statement: Classified): Promise<readonly PlannedTable[] | null> {
+    return this.#options.guard.check(statement, this.#context());
+  }
+
+  async #sqlOf(statement: Classified): Promise<string> {
+    return (await this.#options.guard.sqlOf?.(statement, this.#context())) ?? statement.sql;
+  }
+
+  #context(): GuardContext {
     const { principal, database } = this;
-    return this.#options.guard.check(statement, { principal, database, searchPath: this.#parameters.searchPath() });
+    const searchPath = this.#parameters.searchPath();
+    return { principal, database, searchPath, parameter: (name) => this.#parameters.get(name) };
   }
 
   /** SET, SHOW, RESET, DISCARD. */
