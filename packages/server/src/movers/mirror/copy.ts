@@ -14,6 +14,7 @@ import { copyOut } from "@spillway/pg/copy/copy-out";
 import { selectList } from "@spillway/pg/columns/plan";
 import { quoteLiteral, quoteQualified } from "@spillway/pg/quote";
 import { createSlot } from "@spillway/pg/replication/session";
+import { inTransaction } from "@spillway/pg/transaction";
 import type { RawConnection } from "@spillway/pg/wire/connection";
 import { connectRaw } from "@spillway/pg/wire/connect-raw";
 import { type Db, loadLakeTable, loadRelation, readTableColumns, type Relation } from "../../catalog/catalog.ts";
@@ -22,7 +23,7 @@ import { displayName, type MovedColumn, movedColumns, type MoverContext, withFre
 import { schemaDrift } from "../schema-drift.ts";
 import { filesToJson } from "./file-json.ts";
 import { batchedStager } from "./flush.ts";
-import { putLeaves, readLeaves } from "./leaves.ts";
+import { leafChange, type Leaves, loadLeaves, putLeaves, readLeaves } from "./leaves.ts";
 
 export interface CopyProgress {
   readonly rows: bigint;
@@ -156,7 +157,8 @@ class TableCopy {
     };
   }
 
-  async #copy(relation: Relation, parts: Part[], opId: bigint): Promise<void> {
+  async #copy(relation: Relation, planned: Part[], opId: bigint): Promise<void> {
+    let parts = planned;
     const { pool, conninfo, applicationName, store } = this.#ctx;
     const exporter = await connectRaw(conninfo, { applicationName, replication: "database" });
     try {
@@ -167,18 +169,88 @@ class TableCopy {
         timeoutMs: SNAPSHOT_TIMEOUT_MS,
       });
       const snapshot = must(slot.snapshotName, "a snapshot");
+      const leaves = await this.#leavesAt(snapshot, relation);
+      if (!(await this.#goesOn(leaves))) {
+        await this.#plan(relation, leaves);
+        parts = (await pool.withClient((c) => this.#load(c))).parts;
+        this.#parts = parts.length;
+      }
       const lake = must(await pool.withClient((c) => loadLakeTable(c, must(relation.lakeId, "lake"))), "lake table");
       const metadata = await readMetadata(store, lake.metadataLocation);
       const queue = [...parts];
       const lsn = formatLsn(slot.consistentPoint);
       const workers = Math.min(this.#options.parallel, parts.length);
       const results = await Promise.allSettled(
-        Array.from({ length: workers }, () => this.#worker({ relation, queue, snapshot, lsn, metadata, opId })),
+        Array.from({ length: workers }, () => this.#worker({ relation, queue, snapshot, leaves, lsn, metadata, opId })),
       );
       const failed = results.find((r) => r.status === "rejected");
       if (failed) throw failed.reason;
     } finally {
       await exporter.close();
+    }
+  }
+
+  /** The leaves under the snapshot, with their files. */
+  async #leavesAt(snapshot: string, relation: Relation): Promise<Leaves> {
+    const { conninfo, applicationName } = this.#ctx;
+    const connection = await connectRaw(conninfo, { applicationName });
+    try {
+      await connection.query(
+        `begin isolation level repeatable read read only; set transaction snapshot ${quoteLiteral(snapshot)}`,
+      );
+      // From the catalogs' rows, which the snapshot rules: pg_partition_tree would say what is there now.
+      const [result] = await connection.query(
+        `with recursive t (oid) as (select ${relation.relid}::oid union all select i.inhrelid from t join pg_inherits i on i.inhparent = t.oid)
+         select c.oid::text, c.relfilenode::text from t join pg_class c on c.oid = t.oid where c.relkind = 'r'`,
+      );
+      return new Map((result?.rows ?? []).map(([oid, filenode]) => [Number(oid), Number(filenode)]));
+    } finally {
+      await connection.close();
+    }
+  }
+
+  /** False when nothing is copied yet. Throws when what is copied was read from other leaves, or other files of theirs. */
+  async #goesOn(leaves: Leaves): Promise<boolean> {
+    const id = this.#relationId;
+    const { copied, stored } = await this.#ctx.pool.withClient(async (c) => ({
+      copied: await c.query(
+        "select from spillway.mirror_range where relation_id = $1 and done_at is not null limit 1",
+        [id.toString()],
+      ),
+      stored: await loadLeaves(c, id),
+    }));
+    if (copied.rowCount === 0) return false;
+    if (leafChange(stored.leaves, leaves) !== null) {
+      throw ambiguous("its partitions, or the files of its rows, changed while it was copied");
+    }
+    return true;
+  }
+
+  async #plan(relation: Relation, leaves: Leaves): Promise<void> {
+    await this.#ctx.pool.withClient((c) =>
+      inTransaction(c, {}, async (tx) => {
+        await planParts(tx, this.#relationId, relation.relid);
+        await tx.query("delete from spillway.mirror_range where relation_id = $1 and leaf <> all ($2::oid[])", [
+          this.#relationId.toString(),
+          [...leaves.keys()],
+        ]);
+        await putLeaves(tx, this.#relationId, leaves);
+      }),
+    );
+  }
+
+  /**
+   * Columns and files stay what they are from here to the end of the transaction; whatever changed since the snapshot was taken is
+   * seen now.
+   */
+  async #freeze(connection: RawConnection, { relation, leaves }: Job): Promise<void> {
+    await connection.query(
+      `lock table ${quoteQualified(relation.schemaName, relation.tableName)} in access share mode`,
+    );
+    const seen = await this.#ctx.pool.withClient((c) => readLeaves(c, [relation.relid]));
+    const change = leafChange(leaves, seen.get(relation.relid)?.leaves ?? new Map());
+    if (change !== null && (change.gone.length > 0 || change.rewritten.length > 0)) {
+      throw ambiguous("its partitions, or the files of its rows, changed while it was copied");
     }
   }
 
@@ -192,7 +264,8 @@ class TableCopy {
       await connection.query(
         `begin isolation level repeatable read read only; set transaction snapshot ${quoteLiteral(job.snapshot)}`,
       );
-      const columns = await this.#columns(connection, job.relation);
+      await this.#freeze(connection, job);
+      const columns = await this.#columns(job.relation);
       for (;;) {
         if (signal?.aborted || this.#stop.signal.aborted)
           throw new SpillwayError("interrupted", "the copy was interrupted");
@@ -210,8 +283,7 @@ class TableCopy {
   }
 
   /** The columns as they were followed, which must be those that the snapshot shows. */
-  async #columns(connection: RawConnection, relation: Relation): Promise<MovedColumn[]> {
-    void connection;
+  async #columns(relation: Relation): Promise<MovedColumn[]> {
     const now = await this.#ctx.pool.withClient((c) => readTableColumns(c, relation.relid));
     if (schemaDrift(relation, now) !== null) {
       throw new SpillwayError("mirror_schema_ambiguous", `${displayName(relation)} was altered while it was copied`);
@@ -277,7 +349,13 @@ interface Job {
   readonly relation: Relation;
   readonly queue: Part[];
   readonly snapshot: string;
+  /** As the snapshot shows them. */
+  readonly leaves: Leaves;
   readonly lsn: string;
   readonly metadata: TableMetadata;
   readonly opId: bigint;
+}
+
+function ambiguous(what: string): SpillwayError {
+  return new SpillwayError("mirror_schema_ambiguous", what);
 }
