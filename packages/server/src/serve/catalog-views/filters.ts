@@ -137,7 +137,7 @@ export const SCHEMA_FILTERS: ReadonlyMap<string, string> = new Map([
 
 /** Functions that may stand in such a query: they read catalogs by oid or compute; none runs SQL, reads files or changes settings. */
 export const CATALOG_FUNCTIONS: ReadonlySet<string> = new Set([
-  "version", "current_database", "current_schema", "current_schemas", "current_user", "session_user", "pg_backend_pid",
+  "version", "pg_advisory_unlock_all", "current_database", "current_schema", "current_schemas", "current_user", "session_user", "pg_backend_pid",
   "pg_table_is_visible", "pg_type_is_visible", "pg_function_is_visible", "pg_operator_is_visible", "pg_opclass_is_visible",
   "pg_opfamily_is_visible", "pg_collation_is_visible", "pg_conversion_is_visible", "pg_ts_config_is_visible",
   "pg_ts_dict_is_visible", "pg_ts_parser_is_visible", "pg_ts_template_is_visible", "pg_statistics_obj_is_visible",
@@ -167,6 +167,6 @@ export const CATALOG_FUNCTIONS: ReadonlySet<string> = new Set([
   "coalesce", "nullif", "greatest", "least", "abs", "ceil", "floor", "round", "mod", "sign", "power", "int4", "int8", "oid", "text", "name",
   "json_agg", "jsonb_agg", "json_build_object", "jsonb_build_object", "json_object_agg", "jsonb_object_agg", "to_json", "to_jsonb",
   "row_to_json", "json_build_array", "jsonb_build_array", "array_to_json",
-  "now", "date_part", "extract", "date_trunc", "to_char", "to_timestamp", "age", "timezone", "clock_timestamp", "txid_current",
+  "now", "date_part", "extract", "date_trunc", "current_setting", "to_char", "to_timestamp", "age", "timezone", "clock_timestamp", "txid_current",
   "inet_server_addr", "inet_server_port", "inet_client_addr", "inet_client_port",
 ]); // prettier-ignore

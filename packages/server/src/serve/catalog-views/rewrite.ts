@@ -16,6 +16,7 @@ export interface CatalogReferences {
   readonly functions: readonly { readonly schema: string | null; readonly name: string; readonly location: number }[];
   readonly values: readonly { readonly op: string; readonly location: number }[];
   readonly named: readonly { readonly type: string; readonly text: string; readonly location: number }[];
+  readonly columns: readonly { readonly path: readonly string[]; readonly location: number }[];
   readonly systemColumns: ReadonlySet<string>;
 }
 
@@ -52,6 +53,12 @@ export function rewriteCatalogQuery(
   for (const value of references.values) {
     const edit = valueEdit(bytes, value, user);
     if (edit) edits.push(edit);
+  }
+  for (const { path, location } of references.columns) {
+    // The schema is gone from the table that the column is of.
+    if (path.length > 1 && (path[0] === "pg_catalog" || path[0] === "information_schema")) {
+      edits.push({ from: location, to: afterDot(bytes, location), text: " " });
+    }
   }
   for (const { type, text, location } of references.named) checkNamed(type, text, location, user);
   const start = Buffer.byteLength(sql.slice(0, statement.offset));
@@ -132,6 +139,12 @@ function functionEdit(bytes: Buffer, ref: CatalogReferences["functions"][number]
   const after = endOfName(bytes, location, schema === null ? 1 : 2);
   const call = /^\s*\(\s*\)/.exec(bytes.toString("utf8", after, after + 64));
   return call ? { from: location, to: after + call[0].length, text: ` ${value}` } : null;
+}
+
+/** The byte behind a name and the dot that follows it. */
+function afterDot(bytes: Buffer, from: number): number {
+  const to = endOfName(bytes, from, 1);
+  return to + (/^\s*\.\s*/.exec(bytes.toString("latin1", to, to + 64))?.[0].length ?? 0);
 }
 
 const USER_VALUES = new Set(["SVFOP_CURRENT_USER", "SVFOP_SESSION_USER", "SVFOP_USER", "SVFOP_CURRENT_ROLE"]);

@@ -91,6 +91,9 @@ export class Commands {
         return this.#declare(plan, params);
       case "CopyStmt":
         return this.#context.copy(plan);
+      case "UnlistenStmt":
+        // Nobody who is mapped to no role can have listened.
+        return plainOutcome("UNLISTEN");
     }
     if (await this.goesToSource(plan)) {
       await this.#context.relay(plan);
@@ -110,6 +113,11 @@ export class Commands {
       default:
         return this.#bySession(plan);
     }
+  }
+
+  /** The rows of a cursor of SQL, which is a portal too; null when there is none of that name. */
+  cursorColumns(name: string): readonly WireColumn[] | null {
+    return this.#cursors.get(name)?.cursor.columns ?? null;
   }
 
   /** Before a COMMIT: cursors WITH HOLD take their rows in, the others end. */

@@ -167,7 +167,13 @@ export class ExtendedQuery {
     const fields = new BodyReader(body);
     const kind = String.fromCharCode(fields.byte());
     const name = fields.text();
-    const { out } = this.#client;
+    const { out, commands } = this.#client;
+    if (kind === "P" && name !== "" && !this.#portals.has(name)) {
+      // A cursor of SQL is a portal too: here, or at the source.
+      const columns = commands.cursorColumns(name);
+      if (columns) return writeRowDescription(out, columns, []);
+      if (this.#client.engines.mapped) return this.#relay("mapped", messageOf("D", body), "Tn");
+    }
     const statement = kind === "S" ? this.#statement(name) : this.#portal(name).statement;
     requireAlive(this.#client.engines, statement.plan);
     if (statement.way === "mapped" || statement.way === "catalog") {

@@ -19,6 +19,8 @@ export interface Plan {
   readonly way: Way | "edge";
   /** What the source gets: the text at its old position, or a rewritten one. */
   readonly sourceText: string;
+  /** The position, in characters from 1, of a place that the parser gives. */
+  position(location: number): number;
   /** Why Postgres's grammar does not know it. */
   readonly syntax: SpillwayError | null;
 }
@@ -28,6 +30,9 @@ const EDGE = new Set([
   "TransactionStmt", "VariableSetStmt", "VariableShowStmt", "DiscardStmt", "DeclareCursorStmt", "FetchStmt", "ClosePortalStmt",
   "PrepareStmt", "ExecuteStmt", "DeallocateStmt",
 ]); // prettier-ignore
+
+/** Statements that the edge answers unless the source does. */
+const HERE = new Set(["CopyStmt", "DeclareCursorStmt", "UnlistenStmt"]);
 
 export interface PlanContext {
   readonly session: ServeSession;
@@ -68,6 +73,7 @@ async function foreignPlans(sql: string, syntax: SpillwayError, session: ServeSe
       references: null,
       way: "session",
       sourceText: text,
+      position: () => 0,
       syntax,
     };
   });
@@ -83,14 +89,14 @@ async function isKnown(session: ServeSession, text: string): Promise<boolean> {
 
 export async function planStatement(statement: ParsedStatement, sql: string, context: PlanContext): Promise<Plan> {
   const { text, offset, type, body } = statement;
-  const base = { text, offset, type, body, syntax: null };
+  const position = (location: number): number => Buffer.from(sql, "utf8").toString("utf8", 0, location).length + 1;
+  const base = { text, offset, type, body, position, syntax: null };
   const references = referencesOf(type, body);
   if (EDGE.has(type) && type !== "DeclareCursorStmt") {
     return { ...base, references, way: "edge", sourceText: " ".repeat(offset) + text };
   }
   const view = await context.view();
   const searchPath = searchPathOf(context.searchPath, context.session.principal.userName);
-  const position = (location: number): number => Buffer.from(sql, "utf8").toString("utf8", 0, location).length + 1;
   const route = routeOf({ statement, references, view, searchPath, position });
   const way = route.orMapped && !(await isKnown(context.session, text)) ? "mapped" : route.way;
   if (way === "catalog") {
@@ -107,7 +113,7 @@ export async function planStatement(statement: ParsedStatement, sql: string, con
   }
   const sourceText = " ".repeat(offset) + text;
   // COPY and cursors over both tiers are the edge's work; over plain tables the source does them itself.
-  if (way === "session" && (type === "CopyStmt" || type === "DeclareCursorStmt")) {
+  if (way === "session" && HERE.has(type)) {
     return { ...base, references, way: "edge", sourceText };
   }
   return { ...base, references, way, sourceText };

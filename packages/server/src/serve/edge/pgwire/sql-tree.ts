@@ -73,6 +73,8 @@ export interface References {
   /** Texts that are cast to regclass and its kin: `'t'::regclass`. */
   readonly named: readonly { readonly type: string; readonly text: string; readonly location: number }[];
   readonly types: readonly string[];
+  /** Columns that are named: the last name of each reference, and all of its names. */
+  readonly columns: readonly { readonly name: string; readonly path: readonly string[]; readonly location: number }[];
   /** System columns that are named. */
   readonly systemColumns: ReadonlySet<string>;
   readonly hasParams: boolean;
@@ -88,6 +90,7 @@ interface Found {
   values: { op: string; location: number }[];
   named: { type: string; text: string; location: number }[];
   types: string[];
+  columns: { name: string; path: readonly string[]; location: number }[];
   systemColumns: Set<string>;
   hasParams: boolean;
   writes: boolean;
@@ -102,6 +105,7 @@ export function referencesOf(type: string, body: SqlNode): References {
     values: [],
     named: [],
     types: [],
+    columns: [],
     systemColumns: new Set(),
     hasParams: false,
     writes: WRITING.has(type),
@@ -151,7 +155,9 @@ function note(key: string, node: SqlNode, found: Found): void {
       found.hasParams = true;
       return;
     case "ColumnRef": {
-      const last = stringsOf(node["fields"]).at(-1);
+      const path = stringsOf(node["fields"]);
+      const last = path.at(-1);
+      if (last !== undefined) found.columns.push({ name: last, path, location: numberOf(node["location"]) });
       if (last !== undefined && SYSTEM_COLUMNS.has(last)) found.systemColumns.add(last);
       return;
     }

@@ -18,10 +18,13 @@ export function plainOutcome(tag: string): Outcome {
   return { cursor: null, tag: () => tag };
 }
 
+/** A statement, as far as the session and errors about it need it. */
+export type Checked = Pick<Plan, "text" | "offset" | "syntax"> & Partial<Pick<Plan, "references" | "position">>;
+
 /** Checks a statement by the session; errors get their position in what the client sent. */
 export async function prepareBySession(
   session: ServeSession,
-  plan: Pick<Plan, "text" | "offset" | "syntax">,
+  plan: Checked,
   types?: readonly number[],
 ): Promise<Prepared> {
   try {
@@ -31,11 +34,25 @@ export async function prepareBySession(
     const isSyntax = details?.["sqlstate"] === "42601" || (error as { code?: string }).code === "sql_syntax";
     // Neither grammar knows it: the words of Postgres are what its clients expect.
     if (plan.syntax !== null && isSyntax) throw plan.syntax;
-    const position = Number(details?.["position"] ?? 0);
-    if (position > 0 && plan.offset > 0)
-      Object.assign(error as object, { details: { ...details, position: position + plan.offset } });
+    const own = Number(details?.["position"] ?? 0);
+    const position = own > 0 ? own + plan.offset : placeOf(error, plan);
+    if (position > 0) Object.assign(error as object, { details: { ...details, position } });
     throw error;
   }
+}
+
+/** Where the name stands that an error quotes; 0: nowhere that is known. */
+function placeOf(error: unknown, { references, position }: Checked): number {
+  if (!references || !position || !(error instanceof Error)) return 0;
+  const quoted =
+    /(?:column|name|Table|Function with name) "?([^"!]+?)"?[! ](?:not found|does not exist|could not)/i.exec(
+      error.message,
+    )?.[1];
+  if (quoted === undefined) return 0;
+  const name = quoted.toLowerCase();
+  const all = [...references.columns, ...references.relations, ...references.functions];
+  const found = all.find((ref) => ref.name.toLowerCase() === name && ref.location > 0);
+  return found ? position(found.location) : 0;
 }
 
 /** Runs by the session, inside of the client's transaction when there is one. */

@@ -106,13 +106,12 @@ export function wireErrorOf(error: unknown, severity: "ERROR" | "FATAL" = "ERROR
     return typeof value === "string" && value !== "" ? value : undefined;
   };
   // Postgres's own errors say it all; anything else is easier to look up by its code.
-  const plain = PLAIN.has(error.code);
+  const plain = PLAIN.has(error.code) || error.code.startsWith("pg_");
   const position = Number(error.details["position"] ?? Number.NaN);
   return {
     severity,
     sqlstate: text("sqlstate") ?? sqlstateOf(error),
-    // The state is a field of its own here.
-    message: error.message.replace(/ \(SQLSTATE [0-9A-Z]{5}\)$/, ""),
+    message: plainMessage(error),
     detail: text("detail") ?? (plain ? undefined : `Code ${error.code}.`),
     hint: text("hint") ?? (plain || error.remedy === "" ? undefined : error.remedy),
     position: Number.isSafeInteger(position) && position > 0 ? position : undefined,
@@ -121,6 +120,15 @@ export function wireErrorOf(error: unknown, severity: "ERROR" | "FATAL" = "ERROR
     column: text("column"),
     constraint: text("constraint"),
   };
+}
+
+/** Without what is a field of its own here, and without DuckDB's excerpts and guesses. */
+function plainMessage({ code, message }: SpillwayError): string {
+  const text = message.replace(/ \(SQLSTATE [0-9A-Z]{5}\)$/, "");
+  if (code !== "engine_sql_error") return text;
+  return (text.split(/\s*LINE \d+: /)[0] ?? text)
+    .replace(/\s*(Did you mean[^?]*\?|Candidate bindings:.*)/gs, "")
+    .trim();
 }
 
 function sqlstateOf(error: SpillwayError): string {
