@@ -7,7 +7,7 @@ import { SETTINGS } from "@spillway/base/settings";
 import { parseJson } from "@spillway/lake/json";
 import type { CommandContext } from "./context.ts";
 import type { EngineParam } from "@spillway/server/engine/engine";
-import type { AsOf, Freshness, QueryOptions } from "@spillway/server/seam/seam";
+import { type AsOf, type Freshness, type QueryOptions, verbOf } from "@spillway/server/seam/seam";
 
 const STDIN = 0;
 const MAX_BYTES = 16 << 20;
@@ -104,8 +104,10 @@ function readFreshness(value: unknown, timeoutMs: number): Freshness | undefined
   return { kind: "within", ms };
 }
 
-/** Whether it is an INSERT, UPDATE or DELETE (or MERGE, which is then refused by name), by its first word. */
+/** Whether it is an INSERT, UPDATE or DELETE (or MERGE, which is then refused by name), by its first word, or that after its WITH. */
 export function isCorrection(statement: string): boolean {
   const comments = /^(?:\s+|--[^\n]*(?:\n|$)|\/\*[\s\S]*?\*\/)*/;
-  return /^(insert|update|delete|merge)\b/i.test(statement.replace(comments, ""));
+  const text = statement.replace(comments, "");
+  const verb = /^with\b/i.test(text) ? verbOf(text) : (/^\w+/.exec(text)?.[0] ?? "").toLowerCase();
+  return ["insert", "update", "delete", "merge"].includes(verb);
 }

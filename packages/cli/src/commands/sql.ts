@@ -56,7 +56,7 @@ async function sql(run: CommandContext, statement: string | undefined, flags: Re
         "usage",
         "--as-of and --freshness read: they cannot be given with a statement that writes",
       );
-    return correct(run, await seam.execute(text, { params, signal: run.signal }), format, startMs);
+    return correct(run, await seam.execute(text, { params, signal: run.signal, tieredReads: true }), format, startMs);
   }
   const result = await seam.query(text, options);
   const rows = await writeRows(run, result, format, startMs);

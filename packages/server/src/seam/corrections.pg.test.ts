@@ -98,6 +98,7 @@ describe.each(testMajors())("on Postgres %s", (major) => {
     "insert into @ (id, k, price) select 4000 + g, g, g from generate_series(10, 30, 10) g",
     'insert into @ (id, k, price) values (5, 5, 1), (8, 8, 99.5) on conflict (id, k) do update set price = excluded.price + coalesce("Items".price, 0) returning id, price',
     "insert into @ (id, k, price) values (9, 9, 1), (9999, 9, 1), (2500, 2500, 3) on conflict do nothing",
+    "insert into @ (id, k, price) values (9, 9, 1), (9998, 9, 1), (2501, 2501, 3), (9998, 2999, 2) on conflict (id, k) do nothing returning id, k, price",
     "update @ set k = k + 1 where id = 100",
     "update @ set k = 2600 where id = 101 returning id, k",
     "update @ set k = 60 where id = 2601 returning id, k",
@@ -139,7 +140,7 @@ describe.each(testMajors())("on Postgres %s", (major) => {
   });
 
   test.each([
-    ["with x as (select 1) delete from @", "sql_unsupported"],
+    ["with x as (delete from factor returning id) delete from @ where id in (select id from x)", "sql_unsupported"],
     ["truncate @", "sql_unsupported"],
     ["delete from only @ where id = 1", "sql_unsupported"],
     ["delete from @ where id = 1; delete from @ where id = 2", "sql_unsupported"],

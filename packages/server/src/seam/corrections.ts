@@ -3,7 +3,7 @@
  * dialect, for both: for the heap's rows through a view of `key >= T`, and for the lake's rows in a temporary table that is
  * filled with those that the statement can concern. What changed there goes into the delta, or into the heap when the row's
  * tier key is now at or above T. So expressions, defaults, constraints (but for foreign keys), ON CONFLICT and RETURNING
- * mean what they always mean; only user triggers do not fire for rows in the lake.
+ * mean what they always mean; only user triggers do not fire for rows in the lake. What it reads besides: dml-reads.ts.
  *
  * The transaction is REPEATABLE READ and holds the cut-line FOR SHARE: whoever changes the same rows, folds them or moves T
  * meanwhile makes Postgres refuse this one with 40001, and it runs again.
@@ -23,7 +23,9 @@ import { type Db, KEY_MIN, keyLiteral } from "../catalog/catalog.ts";
 import { duckIdent, type EngineParam, type EngineSession } from "../engine/engine.ts";
 import { isNode, parseSelect } from "./ast.ts";
 import { countOf, writeDelta } from "./delta-write.ts";
-import { extractPredicates, type Predicate, toDuckCondition } from "./predicates.ts";
+import { bounded, readCold } from "./cold-rows.ts";
+import { type DmlReads, meantAlike, prepareReads } from "./dml-reads.ts";
+import { extractPredicates, type Predicate } from "./predicates.ts";
 import type { QueryParts } from "./query.ts";
 import { rawDb } from "./raw-db.ts";
 import type { LakeState, ResolvedRelation, SeamColumn } from "./resolve.ts";
@@ -38,6 +40,8 @@ export interface ExecuteOptions {
   readonly searchPath?: readonly string[];
   /** Lake rows that a statement may have to look at. Default 1 000 000. */
   readonly maxLakeRows?: number;
+  /** Whether its subqueries may read registered tables: for a caller who may read all of them whole. Default false. */
+  readonly tieredReads?: boolean;
 }
 
 export interface ExecuteResult {
@@ -126,6 +130,7 @@ export class Correction {
   readonly #relation: ResolvedRelation;
   readonly #options: ExecuteOptions;
   #lakeCommit: StagedDirect | null = null;
+  #reads: DmlReads = { of: (text) => text, temporary: [] };
 
   constructor(
     parts: QueryParts,
@@ -150,7 +155,12 @@ export class Correction {
 
   async run(): Promise<ExecuteResult> {
     const { lake } = this.#relation;
-    if (!lake || !isSplit(lake)) return this.#result([await this.#query(this.#dml.sql)], 0);
+    if (!lake || !isSplit(lake)) {
+      await this.#prepare([this.#dml.sql]);
+      const result = this.#result([await this.#query(this.#reads.of(this.#dml.sql))], 0);
+      await this.#dropReads();
+      return result;
+    }
     const { t, r } = await this.#holdCutLine(lake);
     const { direct } = this.#parts;
     if (lake.mode === "direct" && !direct) {
@@ -167,11 +177,15 @@ export class Correction {
       isBelow: this.#isBelow(t, key),
       withNew: this.#dml.verb === "insert",
     });
-    await this.#refuseTieredReads();
+    const tail = this.#dml.tail === "" ? [] : [this.#intoSql(COLD, "true")];
+    await this.#prepare(
+      this.#dml.verb === "insert" ? [this.#dml.retargetBody(NEW), ...tail] : [this.#dml.retarget(COLD)],
+    );
     const results = this.#dml.verb === "insert" ? await this.#insert(t) : await this.#change(t);
     const query = (sql: string): Promise<TextResult> => this.#query(sql);
     const deltaRows = await writeDelta({ query, relation: this.#relation, lake, r, cold: COLD, before: BEFORE });
     await this.#query(`DROP VIEW ${HOT}`);
+    await this.#dropReads();
     if (lake.mode === "direct" && direct && deltaRows > 0) {
       const { relationId } = lake;
       this.#lakeCommit = await direct({ tx: rawDb(this.#connection), connection: this.#connection, relationId });
@@ -208,33 +222,33 @@ export class Correction {
     return { t: BigInt(must(row[0], "T")), r: row[1] === null || row[1] === undefined ? null : BigInt(row[1]) };
   }
 
-  /** A subquery over another registered table would see its heap only. */
-  async #refuseTieredReads(): Promise<void> {
-    const text = this.#dml.verb === "insert" ? this.#dml.retargetBody(NEW) : this.#dml.retarget(COLD);
-    const plan = await this.#query(`EXPLAIN (FORMAT JSON, VERBOSE, COSTS OFF) ${text}`);
-    const json = JSON.parse(plan.rows.map((row) => row[0]).join("\n")) as unknown;
-    const seen = new Set<string>();
-    collectRelations(json, seen);
-    if (seen.size === 0) return;
-    const list = [...seen].map((name) => `'${name.replaceAll("'", "''")}'`).join(", ");
-    const found = await this.#query(`SELECT x.schema_name || '.' || x.table_name FROM unnest(ARRAY[${list}]) n (name)
-      JOIN spillway.relation x ON x.relid IN (to_regclass(n.name), pg_partition_root(to_regclass(n.name))) LIMIT 1`);
-    const table = found.rows[0]?.[0];
-    if (table === undefined || table === null) return;
-    throw new SpillwayError(
-      "sql_unsupported",
-      `The statement reads the registered table ${table}, of which Postgres sees only the heap.`,
-      {
-        remedy: "Read it by `spillway sql` first, and write the values into the statement.",
-      },
-    );
+  async #prepare(texts: readonly string[]): Promise<void> {
+    const { maxLakeRows, signal, tieredReads } = this.#options;
+    this.#reads = await prepareReads({
+      parts: this.#parts,
+      connection: this.#connection,
+      session: this.#session,
+      dml: this.#dml,
+      target: this.#relation,
+      texts,
+      query: (sql) => this.#query(sql),
+      allowed: tieredReads === true,
+      maxRows: maxLakeRows ?? DEFAULT_MAX_ROWS,
+      ...(signal ? { signal } : {}),
+    });
+  }
+
+  /** A transaction that goes on may have the same names again. */
+  async #dropReads(): Promise<void> {
+    const { temporary } = this.#reads;
+    if (temporary.length > 0) await this.#query(`DROP TABLE ${temporary.map((t) => `pg_temp.${t}`).join(", ")}`);
   }
 
   async #change(t: bigint): Promise<TextResult[]> {
     await this.#loadCold(await this.#wherePredicates(), null);
     // The lake's rows first: a heap row that the statement moves below T must not be met again.
-    const cold = await this.#query(this.#dml.retarget(COLD));
-    const hot = await this.#query(this.#dml.retarget(HOT));
+    const cold = await this.#query(this.#reads.of(this.#dml.retarget(COLD)));
+    const hot = await this.#query(this.#reads.of(this.#dml.retarget(HOT)));
     if (this.#dml.verb === "update") await this.#refuseDuplicates(t);
     const key = quoteIdent(this.#key().spec.name);
     const list = this.#writable().join(", ");
@@ -284,24 +298,27 @@ export class Correction {
   }
 
   async #insert(t: bigint): Promise<TextResult[]> {
-    await this.#query(this.#dml.retargetBody(NEW));
+    await this.#query(this.#reads.of(this.#dml.retargetBody(NEW)));
     const key = quoteIdent(this.#key().spec.name);
-    const list = this.#writable().join(", ");
     const names = this.#pk()
       .map((c) => quoteIdent(c.spec.name))
       .join(", ");
     const staged = await this.#stageKeys(`SELECT DISTINCT ${names} FROM ${NEW} WHERE ${this.#isBelow(t, key)}`);
     if (staged.rows > 0) await this.#loadCold(await this.#keyPredicates(staged.table), staged.table);
     else await this.#query(`CREATE TEMP TABLE spw_before ON COMMIT DROP AS TABLE ${COLD}`);
-    const alias = quoteIdent(this.#dml.alias);
     const into = (table: string, condition: string): Promise<TextResult> =>
-      this.#query(
-        `INSERT INTO ${table} AS ${alias} (${list}) OVERRIDING SYSTEM VALUE SELECT ${list} FROM ${NEW} WHERE ${condition} ${this.#dml.tail}`,
-      );
+      this.#query(this.#reads.of(this.#intoSql(table, condition)));
     const below = this.#isBelow(t, key);
     // A NULL key is neither: it goes to the heap, which refuses it.
     const hot = await into(this.#relation.sql, `(${below}) IS NOT TRUE`);
     return [hot, await into(COLD, below)];
+  }
+
+  /** Puts new rows where they belong, with what the statement says of conflicts and of what it returns. */
+  #intoSql(table: string, condition: string): string {
+    const list = this.#writable().join(", ");
+    return `INSERT INTO ${table} AS ${quoteIdent(this.#dml.alias)} (${list}) OVERRIDING SYSTEM VALUE
+      SELECT ${list} FROM ${NEW} WHERE ${condition} ${this.#dml.tail}`;
   }
 
   #writable(): string[] {
@@ -321,7 +338,7 @@ export class Correction {
       return found.length === 1 ? (found[0] ?? null) : null;
     };
     const { predicates } = await extractPredicates(this.#session, parsed.node["where_clause"], lookup, []);
-    return predicates;
+    return meantAlike(predicates);
   }
 
   /** The range of tier keys of the new rows. */
@@ -341,7 +358,11 @@ export class Correction {
     const stored = this.#relation.columns.filter((c) => c.table.generated === "");
     const into = `${COLD} (${stored.map((c) => quoteIdent(c.spec.name)).join(", ")})`;
     await this.#readCold(stored, predicates, only, (batches) =>
-      copyIn({ connection: this.#connection, into, batches: this.#bounded(batches) }),
+      copyIn({
+        connection: this.#connection,
+        into,
+        batches: bounded(batches, this.#options.maxLakeRows ?? DEFAULT_MAX_ROWS),
+      }),
     );
     await this.#query(
       `CREATE TEMP TABLE spw_before ON COMMIT DROP AS TABLE ${COLD}; ANALYZE ${COLD}; ANALYZE ${BEFORE}`,
@@ -355,43 +376,19 @@ export class Correction {
     only: string | null,
     take: (batches: AsyncIterable<ColumnBatch>) => Promise<T>,
   ): Promise<T | null> {
-    const request = {
-      relation: this.#relation,
-      columns: this.#relation.columns,
-      predicates,
-      asOf: null,
-      coldOnly: true,
-    };
-    const open = await this.#parts.tables.open(this.#connection, this.#session, request, this.#options.signal);
-    try {
-      if (open.lakeSql === null) return null;
-      const list = columns.map((c) => `r.${duckIdent(c.spec.name)}`).join(", ");
-      const on = this.#pk().map((c) => `r.${duckIdent(c.spec.name)} = o.${duckIdent(c.spec.name)}`);
-      const join = only === null ? "" : ` SEMI JOIN ${duckIdent(only)} o ON ${on.join(" AND ")}`;
-      const where = predicates.length === 0 ? "" : ` WHERE ${predicates.map(toDuckCondition).join(" AND ")}`;
-      const sql = `SELECT ${list} FROM (SELECT * FROM (${open.lakeSql})${where}) r${join}`;
-      return await take((await this.#session.query(sql)).batches());
-    } finally {
-      await open.release();
-    }
-  }
-
-  async *#bounded(batches: AsyncIterable<ColumnBatch>): AsyncIterable<ColumnBatch> {
-    const limit = this.#options.maxLakeRows ?? DEFAULT_MAX_ROWS;
-    let rows = 0;
-    for await (const batch of batches) {
-      rows += batch.length;
-      if (rows > limit) {
-        throw new SpillwayError(
-          "limit_exceeded",
-          `The statement would have to look at more than ${limit} rows in the lake.`,
-          {
-            remedy: "Narrow its WHERE by the primary key or the tier key, or correct in several statements.",
-          },
-        );
-      }
-      yield batch;
-    }
+    return readCold(
+      {
+        tables: this.#parts.tables,
+        connection: this.#connection,
+        session: this.#session,
+        relation: this.#relation,
+        columns,
+        predicates,
+        only: only === null ? null : { table: only, pk: this.#pk() },
+        signal: this.#options.signal,
+      },
+      take,
+    );
   }
 
   async #query(sql: string): Promise<TextResult> {
@@ -415,17 +412,4 @@ export class Correction {
 function isSplit(lake: LakeState): boolean {
   if (lake.state === "registering" || lake.keepHeap || lake.mode === "mirrored") return false;
   return lake.t !== null && lake.t > KEY_MIN;
-}
-
-/** Every relation that a plan of EXPLAIN (FORMAT JSON, VERBOSE) scans. */
-function collectRelations(value: unknown, seen: Set<string>): void {
-  if (Array.isArray(value)) for (const item of value) collectRelations(item, seen);
-  else if (typeof value === "object" && value !== null) {
-    const node = value as Record<string, unknown>;
-    const [schema, name] = [node["Schema"], node["Relation Name"]];
-    if (typeof schema === "string" && typeof name === "string" && !schema.startsWith("pg_temp")) {
-      seen.add(`${quoteIdent(schema)}.${quoteIdent(name)}`);
-    }
-    for (const key of Object.keys(node)) collectRelations(node[key], seen);
-  }
 }

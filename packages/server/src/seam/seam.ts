@@ -144,4 +144,4 @@ export { type BeginOptions, type CommitOutcome, lookUpCommit, SeamTransaction } 
 export type { QueryShape } from "./describe.ts";
 export type { TablePolicy } from "./policy.ts";
 export type { ResolvedRelation } from "./resolve.ts";
-export { inlineParams, replaceParams } from "./sql-lex.ts";
+export { inlineParams, replaceParams, verbOf } from "./sql-lex.ts";

@@ -131,20 +131,100 @@ export interface Dml {
   /** INSERT: the statement up to ON CONFLICT or RETURNING, and what follows. */
   readonly body: string;
   readonly tail: string;
+  /** The queries of a WITH before it, in their order; the texts above and below are without them. */
+  readonly ctes: readonly Cte[];
+  readonly recursive: boolean;
+  /** Something in it may read another table, or the target once more. */
+  readonly mayRead: boolean;
   /** The statement with another table in the place of the target, under the target's name. */
   retarget(table: string): string;
   retargetBody(table: string): string;
 }
 
-/** Throws `sql_unsupported` for everything but one INSERT, UPDATE or DELETE without WITH. */
-export function parseDml(text: string): Dml {
+export interface Cte {
+  readonly name: string;
+  /** `(a, b)`, or nothing. */
+  readonly columns: string;
+  /** The query, without its parentheses. */
+  readonly body: string;
+  /** The whole: `name (a, b) AS (…)`, with what may follow. */
+  readonly definition: string;
+}
+
+function statementTokens(text: string): Token[] {
   const tokens = lex(text);
   const last = tokens.at(-1);
   const trimmed = last?.text === ";" && last.kind === "other" ? tokens.slice(0, -1) : tokens;
-  const sql = text.slice(0, trimmed.at(-1)?.end ?? 0);
   if (trimmed.some((t) => t.text === ";" && t.kind === "other" && t.depth === 0)) {
     throw new SpillwayError("sql_unsupported", "Give one statement at a time.");
   }
+  return trimmed;
+}
+
+const VERBS = new Set(["insert", "update", "delete", "merge", "select", "values", "table"]);
+const WRITES = new Set(["insert", "update", "delete", "merge"]);
+
+/** The first word of a statement, that after its WITH; "" for none. */
+export function verbOf(text: string): string {
+  const tokens = lex(text);
+  const isWord = (t: Token): boolean => t.kind === "word" && t.depth === 0;
+  if (tokens[0]?.kind !== "word" || tokens[0].text !== "with") return tokens[0]?.kind === "word" ? tokens[0].text : "";
+  return tokens.find((t) => isWord(t) && VERBS.has(t.text))?.text ?? "";
+}
+
+interface With {
+  readonly ctes: readonly Cte[];
+  readonly recursive: boolean;
+  /** Where the statement itself begins. */
+  readonly rest: number;
+}
+
+/** Throws `sql_unsupported` for queries that write: what they give and what they do would have to happen at once. */
+function parseWith(sql: string, tokens: readonly Token[]): With {
+  const isWord = (i: number, text: string): boolean => tokens[i]?.kind === "word" && tokens[i]?.text === text;
+  if (!isWord(0, "with")) return { ctes: [], recursive: false, rest: 0 };
+  const recursive = isWord(1, "recursive");
+  const ctes: Cte[] = [];
+  for (let at = recursive ? 2 : 1; ;) {
+    const name = nameAt(tokens, at);
+    const as = tokens.findIndex((t, i) => i > at && t.depth === 0 && t.kind === "word" && t.text === "as");
+    const open = tokens.findIndex((t, i) => i > as && t.depth === 0 && t.text === "(" && t.kind === "other");
+    const close = tokens.findIndex((t, i) => i > open && t.depth === 0 && t.text === ")" && t.kind === "other");
+    if (as < 0 || open < 0 || close < 0) throw new SpillwayError("sql_syntax", "A query of the WITH cannot be found.");
+    const first = tokens[open + 1];
+    if (first?.kind === "word" && WRITES.has(first.text)) {
+      throw new SpillwayError(
+        "sql_unsupported",
+        `The query ${name.text} of the WITH writes, which is not run over both tiers.`,
+      );
+    }
+    const next = tokens.findIndex(
+      (t, i) =>
+        i > close &&
+        t.depth === 0 &&
+        ((t.kind === "other" && t.text === ",") || (t.kind === "word" && VERBS.has(t.text))),
+    );
+    const text = (from: number, to: number): string => sql.slice(tokens[from]?.start, tokens[to]?.start ?? sql.length);
+    ctes.push({
+      name: name.text,
+      columns: text(at + 1, as).trim(),
+      body: sql.slice(tokens[open]?.end, tokens[close]?.start),
+      definition: text(at, next < 0 ? tokens.length : next).trim(),
+    });
+    if (next < 0) throw new SpillwayError("sql_syntax", "The statement ends with its WITH.");
+    if (tokens[next]?.kind === "word") return { ctes, recursive, rest: next };
+    at = next + 1;
+  }
+}
+
+const READS = new Set(["select", "table", "from", "using", "join"]);
+
+/** Throws `sql_unsupported` for everything but one INSERT, UPDATE or DELETE. */
+export function parseDml(text: string): Dml {
+  const whole = statementTokens(text);
+  const { ctes, recursive, rest } = parseWith(text, whole);
+  const trimmed = shifted(whole.slice(rest));
+  const sql = text.slice(whole[rest]?.start ?? 0, whole.at(-1)?.end ?? 0);
   const verb = trimmed[0]?.kind === "word" ? trimmed[0].text : "";
   if (verb !== "insert" && verb !== "update" && verb !== "delete") {
     throw new SpillwayError(
@@ -199,9 +279,55 @@ export function parseDml(text: string): Dml {
     hasOthers: top(verb === "update" ? "from" : "using") >= 0,
     body: sql.slice(0, split),
     tail: sql.slice(split),
+    ctes,
+    recursive,
+    mayRead: ctes.length > 0 || trimmed.some((t, i) => i > 1 && t.kind === "word" && READS.has(t.text)),
     retarget: (table) => sql.slice(0, start) + named(table) + sql.slice(end),
     retargetBody: (table) => sql.slice(0, start) + named(table) + sql.slice(end, split),
   };
+}
+
+/** Tokens of a statement that begins with the first of them. */
+function shifted(tokens: readonly Token[]): Token[] {
+  const by = tokens[0]?.start ?? 0;
+  return tokens.map((t) => ({ ...t, start: t.start - by, end: t.end - by }));
+}
+
+/** The text with `schema.name` written as `name` alone, wherever it stands. */
+export function unqualified(sql: string, schema: string, name: string): string {
+  const tokens = lex(sql);
+  const isName = (t: Token | undefined, text: string): boolean =>
+    (t?.kind === "word" || t?.kind === "ident") && t.text === text;
+  let out = "";
+  let at = 0;
+  tokens.forEach((token, i) => {
+    const isPoint = tokens[i + 1]?.kind === "other" && tokens[i + 1]?.text === ".";
+    const isFirst = !(tokens[i - 1]?.kind === "other" && tokens[i - 1]?.text === ".");
+    if (!isFirst || !isPoint || !isName(token, schema) || !isName(tokens[i + 2], name)) return;
+    out += sql.slice(at, token.start);
+    at = tokens[i + 2]?.start ?? at;
+  });
+  return out + sql.slice(at);
+}
+
+/** Every query in parentheses, as text, the inner ones too. */
+export function innerQueries(sql: string): string[] {
+  const tokens = lex(sql);
+  return tokens.flatMap((token, i) => {
+    const next = tokens[i + 1];
+    if (token.kind !== "other" || token.text !== "(" || next?.kind !== "word" || next.text !== "select") return [];
+    const close = tokens.find((t, k) => k > i && t.kind === "other" && t.text === ")" && t.depth === token.depth);
+    return close ? [sql.slice(token.end, close.start)] : [];
+  });
+}
+
+/** How often a name stands where a table or a column may be meant, not as the qualifier of a column. */
+export function countName(sql: string, name: string): number {
+  const tokens = lex(sql);
+  return tokens.filter((t, i) => {
+    const isQualifier = tokens[i + 1]?.kind === "other" && tokens[i + 1]?.text === ".";
+    return (t.kind === "word" || t.kind === "ident") && t.text === name && !isQualifier;
+  }).length;
 }
 
 function quoted(name: string): string {
