@@ -9,7 +9,7 @@ import type { AccessRules, Control, PoolInfo, Privilege } from "../../control/co
 import type { Engine, EngineSession } from "../../engine/engine.ts";
 import type { Principal, StatementKind } from "../session/session.ts";
 import { type AccessSet, isSystemSchema, makeAccessSet, type TableAccess } from "./access-set.ts";
-import { noPrivilege, noSuchTable, policyForbids, statementRefused } from "./denials.ts";
+import { noPrivilege, noSuchTable, policyForbids, statementRefused, unqualified } from "./denials.ts";
 import { checkQuery, type CheckedQuery, parseDuck, printDuck, type SessionValue } from "./duck-tree.ts";
 import { checkStatement, type PgNode } from "./pg-tree.ts";
 import { compilePolicy } from "./policy-sql.ts";
@@ -149,9 +149,11 @@ export class AccessControl {
       if (!request.access.ownsSchema(schema)) throw noPrivilege("create or drop", schema);
     }
     const writes = uses.some((u) => u.privilege !== "select");
+    const path = writes ? writePath(request.searchPath) : request.searchPath;
     const tables = uses.map((u) => {
       if (u.catalog !== "" && u.catalog !== request.database) throw noSuchTable(u.name, u);
-      const use = resolve(request, u.schema, u.name, u.privilege, u.position, false);
+      if (u.schema === "" && path.length === 0) throw unqualified(u.name, u);
+      const use = resolve({ ...request, searchPath: path }, u.schema, u.name, u.privilege, u.position, false);
       for (const each of [use, ...use.others]) this.#requireWhole(request.access, each, u.whole, writes);
       return use;
     });
@@ -237,6 +239,15 @@ function resolve(
   const [first, ...others] = found;
   if (first !== undefined) return { ...first, others };
   throw seen ? noPrivilege(privilege, shown, at) : noSuchTable(shown, at);
+}
+
+/**
+ * Where Postgres looks up the names of a statement that writes: its connections have the default search path, whatever the
+ * session's is. A name without a schema means the same thing to both only where the session's path begins there.
+ */
+function writePath(searchPath: readonly string[]): readonly string[] {
+  const [first] = searchPath.filter((schema) => !isSystemSchema(schema));
+  return first === "public" ? ["public"] : [];
 }
 
 function shadowOf(access: AccessSet, uses: readonly TableUse[]): string[] {

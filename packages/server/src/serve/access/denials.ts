@@ -19,6 +19,12 @@ export const noPrivilege = (privilege: string, name: string, at: At = {}): Spill
 export const policyForbids = (what: string, name: string, at: At = {}): SpillwayError =>
   new SpillwayError("access_denied", `a policy on table ${name} does not let you ${what}`, facts("42501", at));
 
+export const unqualified = (name: string, at: At = {}): SpillwayError =>
+  new SpillwayError("access_denied", `the table ${name} must be written with its schema in a statement that writes`, {
+    ...facts("42P01", at),
+    remedy: "Write schema.table: the search path does not begin with public.",
+  });
+
 export const statementRefused = (what: string, at: At = {}): SpillwayError =>
   new SpillwayError("access_statement_refused", `${what} is not run for clients`, facts("0A000", at));
 

@@ -253,7 +253,12 @@ export class NodeExecutor implements Runner {
   #options({ tables, searchPath }: NodeRequest): QueryOptions {
     if (tables === null) return { searchPath };
     const byName = new Map(tables.map((t) => [`${t.schema}\0${t.name}`, t]));
-    return { searchPath, access: (relation) => policyOf(byName.get(`${relation.schema}\0${relation.name}`), relation) };
+    // A schema of which nothing is granted is not in the way, as in Postgres without USAGE.
+    const granted = new Set(tables.map((t) => t.schema));
+    return {
+      searchPath: searchPath.filter((schema) => granted.has(schema)),
+      access: (relation) => policyOf(byName.get(`${relation.schema}\0${relation.name}`), relation),
+    };
   }
 }
 
@@ -267,8 +272,8 @@ function policyOf(table: PlannedTable | undefined, relation: ResolvedRelation): 
     }
     return { rows: table.rows, columns };
   }
-  const name = JSON.stringify(`${relation.schema}.${relation.name}`);
-  throw new SpillwayError("table_unknown", `There is no table ${name} for the user.`, {
+  // Not its schema: that it is there is not for the user to know.
+  throw new SpillwayError("access_denied", `relation ${JSON.stringify(relation.name)} does not exist`, {
     details: { sqlstate: "42P01" },
   });
 }
