@@ -246,7 +246,7 @@ function resolve(
  * session's is. A name without a schema means the same thing to both only where the session's path begins there.
  */
 function writePath(searchPath: readonly string[]): readonly string[] {
-  const [first] = searchPath.filter((schema) => !isSystemSchema(schema));
+  const first = searchPath.find((schema) => !isSystemSchema(schema));
   return first === "public" ? ["public"] : [];
 }
 
