@@ -161,11 +161,13 @@ export class NodeClient implements Runner {
     if (this.#over) return;
     this.#over = error;
     this.#socket.destroy();
-    for (const receiver of [...this.#receivers.values()]) receiver.lost(error);
+    for (const receiver of this.#receivers.values()) receiver.lost(error);
     this.#receivers.clear();
     this.#end(error);
   }
 }
+
+const CANCEL_MS = 900;
 
 interface Link {
   send(bytes: Buffer): void;
@@ -239,6 +241,10 @@ class RunningStream implements Receiver {
       empty.writeUInt8(FRAME.cancel, 4);
       empty.writeUInt32LE(this.#stream, 5);
       this.#link.send(empty);
+      // One that does not answer in time is given up on this side.
+      setTimeout(() => {
+        if (this.#stats === null) this.lost(new SpillwayError("engine_interrupted", "The statement was given up."));
+      }, CANCEL_MS).unref();
     }
   }
 

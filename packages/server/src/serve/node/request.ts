@@ -75,4 +75,6 @@ export interface RunnerOptions {
   readonly writes: boolean;
   /** Told how many are before it in the queue, while it waits. */
   readonly onQueued?: (position: number) => void;
+  /** Users take turns in the queue. */
+  readonly user?: string;
 }

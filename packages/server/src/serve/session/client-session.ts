@@ -174,6 +174,8 @@ export class ClientSession implements ServeSession {
       false,
       new AbortController().signal,
     );
+    // A description has no rows; it is over when its end was seen.
+    for await (const _ of found.messages());
     const parameters = found.parameters;
     return plan({
       ...base,
