@@ -1,6 +1,11 @@
 import type { CodeEntry } from "../codes.ts";
 
 export const PGWIRE_CODES = {
+  serve_exposed: {
+    kind: "usage",
+    cause: "a listener outside loopback without TLS",
+    remedy: "Give it a certificate and a key, or listen on 127.0.0.1.",
+  },
   client_gone: {
     kind: "retry",
     cause: "a client that closed its connection, or stopped reading, while its statement ran",

@@ -20,3 +20,6 @@ export {
 } from "./access/access.ts";
 export { type AccessImage, type AccessSet, accessSetOf, type TableAccess } from "./access/access-set.ts";
 export { createGuard, type Decision, type GuardOptions } from "./access/guard.ts";
+export { PgWireEdge, type PgWireLimits, type PgWireOptions } from "./edge/pgwire/pgwire.ts";
+export type { SourceAccess, SourceView, WireAuthenticator } from "./edge/pgwire/ports.ts";
+export { SourceFacts, type SourceFactsOptions } from "./edge/pgwire/source-facts.ts";
