@@ -69,10 +69,10 @@ const spillway = (args: readonly string[]): Promise<ProcessResult> => runCli(arg
 
 async function startLoad(): Promise<{ stop(): Promise<number> }> {
   const client = await connect(db.url);
-  let over = false;
+  const state = { over: false };
   let count = 0;
   const running = (async () => {
-    while (!over) {
+    while (!state.over) {
       const [from, to] = [must(TABLES[count % 3], "from"), must(TABLES[(count + 1) % 3], "to")];
       await client.query(`begin; update ${from} set amount = amount - 7 where id = ${1 + (count % 100)};
         update ${to} set amount = amount + 7 where id = ${1 + ((count * 7) % 100)}; commit`);
@@ -81,7 +81,7 @@ async function startLoad(): Promise<{ stop(): Promise<number> }> {
   })();
   return {
     stop: async () => {
-      over = true;
+      state.over = true;
       await running;
       await endClient(client);
       return count;

@@ -68,6 +68,9 @@ test("strict, an age, a position, and what is said of them", async () => {
     (await spillway(["explain", "--json", "--freshness", "strict", "SELECT count(*) FROM orders, notes"])).stdout,
   );
   expect(mixed).toMatchObject({ mirror: { tier: "heap", why: "other_tables" } });
+  const status = await spillway(["status"]);
+  expect(status.stdout).toMatch(/public.orders +mirrored +active +[0-9A-F]+\/[0-9A-F]+ +200,000/);
+  expect(status.stdout).toMatch(/public.orders: follows the stream, [\d.]+ \w+ of WAL, .* behind; never verified/);
   const ahead = await sql("--as-of-lsn", "FFFF/0", "SELECT v FROM orders");
   expect([ahead.code, ahead.stderr]).toEqual([1, expect.stringMatching(/^as_of_lsn_ahead: the lake of .*\n$/)]);
 });

@@ -1,7 +1,13 @@
 import type { Command } from "commander";
 import { SETTINGS } from "@spillway/base/settings";
 import { connect } from "@spillway/pg/connect";
-import { readStatus, requireCatalog, type SourceStatus, type TableStatus } from "@spillway/server/catalog/catalog";
+import {
+  type MirrorStatus,
+  readStatus,
+  requireCatalog,
+  type SourceStatus,
+  type TableStatus,
+} from "@spillway/server/catalog/catalog";
 import type { CliContext, CommandContext } from "../context.ts";
 import { formatBytes, formatCount } from "../output.ts";
 import { withCommand } from "../source.ts";
@@ -58,24 +64,54 @@ function print(run: CommandContext, status: SourceStatus, clear: boolean): void 
   run.out.line();
   if (status.tables.length === 0) return run.out.line("No table is registered.");
   run.out.table(
-    ["table", "mode", "state", "cut-line", "heap rows", "heap", "lake rows", "lake", "delta"],
+    ["table", "mode", "state", "cut-line or F", "heap rows", "heap", "lake rows", "lake", "delta"],
     status.tables.map((t) => [
       t.table,
       t.mode,
       t.state,
-      t.cutLineText ?? "",
+      t.mirror === null || t.cutLine !== null ? (t.cutLineText ?? "") : (t.mirror.frontier ?? ""),
       formatCount(Math.round(t.heapRows)),
       formatBytes(Number(t.heapBytes)),
-      formatCount(t.lakeRows),
-      formatBytes(Number(t.lakeBytes)),
+      // What a mirror has in the lake is not journaled.
+      t.mirror !== null && t.lakeRows === 0n ? "" : formatCount(t.lakeRows),
+      t.mirror !== null && t.lakeBytes === 0n ? "" : formatBytes(Number(t.lakeBytes)),
       formatCount(t.deltaRows),
     ]),
   );
   for (const table of status.tables) details(run, table);
 }
 
+/** `copy 12 of 40 parts …`, `verified 3 h ago …`: pure, for people. */
+export function mirrorLines(mirror: MirrorStatus): string[] {
+  const { phase, copy, verified, lagMs, lagBytes } = mirror;
+  const lines: string[] = [];
+  if (phase === "live") {
+    const seconds = lagMs === null ? "" : `, ${formatDuration(lagMs)}`;
+    lines.push(`follows the stream, ${lagBytes === null ? "?" : formatBytes(lagBytes)} of WAL${seconds} behind`);
+  } else lines.push(phase === "needs_copy" ? "is to be copied again" : "is being copied");
+  if (copy !== null) {
+    const rate = copy.rowsPerSecond === null ? "" : `, ${formatCount(copy.rowsPerSecond)} rows/s`;
+    const left = copy.secondsLeft === null ? "" : `, ${formatDuration(copy.secondsLeft * 1000)} left`;
+    lines.push(`copy: ${copy.done} of ${copy.parts} parts, ${formatCount(copy.rows)} rows${rate}${left}`);
+  }
+  lines.push(
+    verified === null
+      ? "never verified"
+      : `verified ${formatDuration(verified.ageMs)} ago at ${verified.lsn}, ${formatCount(verified.rows)} rows`,
+  );
+  return lines;
+}
+
+function formatDuration(ms: number): string {
+  if (ms < 10_000) return `${(ms / 1000).toFixed(1)} s`;
+  if (ms < 120_000) return `${Math.round(ms / 1000)} s`;
+  if (ms < 7_200_000) return `${Math.round(ms / 60_000)} min`;
+  return ms < 172_800_000 ? `${Math.round(ms / 3_600_000)} h` : `${Math.round(ms / 86_400_000)} d`;
+}
+
 function details(run: CommandContext, table: TableStatus): void {
   const { waiting } = table;
+  if (table.mirror !== null) run.out.line(`\n${table.table}: ${mirrorLines(table.mirror).join("; ")}`);
   for (const op of table.lastMovements.filter((m) => m.phase === "open")) {
     const rows = typeof op.detail["rows"] === "number" ? `, ${formatCount(op.detail["rows"])} rows so far` : "";
     const leaf = typeof op.detail["leaf"] === "string" ? ` ${op.detail["leaf"]}` : "";

@@ -124,4 +124,5 @@ export {
   type RequestAnswer,
   type WorkRequest,
 } from "./requests.ts";
+export type { CopyStatus, MirrorStatus, VerifiedStatus } from "./mirror-status.ts";
 export { deltaBacklog, readStatus, type SourceStatus, type TableStatus, type WaitStatus } from "./status.ts";

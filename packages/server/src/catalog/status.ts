@@ -4,6 +4,7 @@ import type { Db } from "./db.ts";
 import { KEY_MIN, keyText } from "./key.ts";
 import { recentOps } from "./journal.ts";
 import { deltaTable } from "./names.ts";
+import { type MirrorStatus, readMirrorStatus } from "./mirror-status.ts";
 import { loadRelations } from "./relations.ts";
 import { big, bigOrNull, type JournalRow, type Relation } from "./rows.ts";
 
@@ -46,6 +47,8 @@ export interface TableStatus {
   readonly lakeLocation: string | null;
   readonly deltaRows: number;
   readonly bands: Readonly<Record<string, number>>;
+  /** Null for a table that is not mirrored. */
+  readonly mirror: MirrorStatus | null;
   readonly waiting: WaitStatus | null;
   readonly lastMovements: readonly JournalRow[];
 }
@@ -127,7 +130,8 @@ async function tableStatus(db: Db, relation: Relation): Promise<TableStatus> {
        (select json_object_agg(state, n) from (select state, count(*) as n from spillway.band where relation_id = $2 group by state) b) as bands
      from (select count(*)::int as partitions, coalesce(sum(coalesce(nullif(c.reltuples, -1), pg_stat_get_live_tuples(c.oid))), 0)::float8 as heap_rows,
          coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint as heap_bytes
-       from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = $1) h`,
+       from (select inhrelid as oid from pg_inherits where inhparent = $1
+             union all select oid from pg_class where oid = $1 and relkind = 'r') i join pg_class c using (oid)) h`,
     [relation.relid, id, relation.lakeId?.toString() ?? null],
   );
   const row = rows[0];
@@ -153,6 +157,7 @@ async function tableStatus(db: Db, relation: Relation): Promise<TableStatus> {
     lakeLocation: row?.location ?? null,
     deltaRows: t === null ? 0 : await deltaBacklog(db, relation),
     bands: row?.bands ?? {},
+    mirror: relation.mode === "mirrored" ? await readMirrorStatus(db, relation.relationId) : null,
     waiting: await waitOf(db, id),
     lastMovements: await recentOps(db, relation.relationId, LAST),
   };

@@ -31,6 +31,7 @@ export {
 } from "./maintain.ts";
 export { adoptLake, type RestoreResult } from "./restore.ts";
 export { forkLake, type ForkOptions } from "./restore-fork.ts";
+export type { FlushResult } from "./mirror/flush.ts";
 export { Pump, type PumpSettings, type PumpStatus } from "./mirror/pump.ts";
 export { registerMirrored, type MirrorOptions, type MirrorResult } from "./mirror/onboard.ts";
 export { type CopyProgress } from "./mirror/copy.ts";

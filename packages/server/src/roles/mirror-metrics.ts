@@ -1,14 +1,18 @@
 /** The mirror's metrics: the slot, each table's lag and state, flushes. */
 import type { Logger } from "@spillway/base/log";
-import type { Metrics } from "@spillway/base/metrics";
+import type { Labels, Metrics } from "@spillway/base/metrics";
 import type { Db } from "../catalog/catalog.ts";
-import { guardSlot, readLags, readSlotReading } from "../movers/movers.ts";
+import { type FlushResult, guardSlot, type PumpStatus, readLags, readSlotReading } from "../movers/movers.ts";
 
 export class MirrorMetrics {
   readonly #gauges;
   readonly #flushes;
   readonly #rows;
+  readonly #tableRows;
+  readonly #tableBytes;
   readonly #seconds;
+  readonly #states = new Map<string, Labels>();
+  #pump: () => PumpStatus | null = () => null;
   #tables = new Set<string>();
   #slot: string | null = null;
 
@@ -21,13 +25,34 @@ export class MirrorMetrics {
       bytes: gauge("mirror_lag_bytes", "WAL between F and now."),
       seconds: gauge("mirror_lag_seconds", "Age of F."),
       live: gauge("mirror_live", "1 while the table follows the stream; 0 while it is copied or stopped."),
+      state: gauge("mirror_state", "1 for the state that the table is in, with the code of what stopped it."),
+      transactions: gauge("mirror_lag_transactions", "Transactions that were received and are not published."),
+      buffered: gauge("mirror_buffered_rows", "Changed rows that the pump has in memory."),
+      staged: gauge("mirror_staged_bytes", "Files of transactions too large for memory that are not published."),
     };
     this.#flushes = metrics.counter("spillway_mirror_flushes_total", "Flushes that were committed.");
     this.#rows = metrics.counter("spillway_mirror_operations_total", "Row operations that were applied.");
+    this.#tableRows = metrics.counter(
+      "spillway_mirror_table_rows_total",
+      "Row operations that were applied to the table.",
+    );
+    this.#tableBytes = metrics.counter(
+      "spillway_mirror_table_bytes_total",
+      "Data files that flushes wrote for the table.",
+    );
     this.#seconds = metrics.histogram("spillway_mirror_flush_seconds", "Duration of a flush.");
   }
 
-  flushed({ operations, ms }: { readonly operations: number; readonly ms: number }): void {
+  /** Whose buffers are shown. */
+  follow(pump: () => PumpStatus | null): void {
+    this.#pump = pump;
+  }
+
+  flushed({ operations, ms, byTable }: FlushResult & { readonly ms: number }): void {
+    for (const { table, ...of } of byTable) {
+      this.#tableRows.inc({ table }, of.operations);
+      this.#tableBytes.inc({ table }, of.bytes);
+    }
     this.#flushes.inc();
     this.#rows.inc({}, operations);
     this.#seconds.observe(ms / 1000);
@@ -48,6 +73,10 @@ export class MirrorMetrics {
       else this.#gauges.retained.set(slot.retained, labels);
       guardSlot(slot, warnBytes, log);
     }
+    const pump = this.#pump();
+    this.#gauges.transactions.set(pump?.pending ?? 0);
+    this.#gauges.buffered.set(pump?.bufferedRows ?? 0);
+    this.#gauges.staged.set(pump?.stagedBytes ?? 0);
     const lags = await readLags(db);
     const seen = new Set(lags.map((l) => l.table));
     for (const table of this.#tables) {
@@ -55,7 +84,16 @@ export class MirrorMetrics {
         for (const name of ["bytes", "seconds", "live"] as const) this.#gauges[name].drop({ table });
     }
     this.#tables = seen;
-    for (const { table, phase, bytes, seconds } of lags) {
+    for (const [table, labels] of this.#states) {
+      const lag = lags.find((l) => l.table === table);
+      if (lag !== undefined && lag.phase === labels["state"] && (lag.stopCode ?? "") === labels["reason"]) continue;
+      this.#gauges.state.drop(labels);
+      this.#states.delete(table);
+    }
+    for (const { table, phase, stopCode, bytes, seconds } of lags) {
+      const labels = { table, state: phase, reason: stopCode ?? "" };
+      this.#states.set(table, labels);
+      this.#gauges.state.set(1, labels);
       if (bytes !== null) this.#gauges.bytes.set(bytes, { table });
       if (seconds !== null) this.#gauges.seconds.set(seconds, { table });
       this.#gauges.live.set(phase === "live" ? 1 : 0, { table });

@@ -270,6 +270,7 @@ class Term {
     // Without the signal in it: what is under way when the term ends is finished, and fenced by the epoch.
     const ctx = this.#runtime.mover(this.#lease.epoch);
     const pump = new Pump(ctx, this.#options.mirror, { onFlush: (stats) => this.#mirrorMetrics.flushed(stats) });
+    this.#mirrorMetrics.follow(() => pump.status);
     const running = pump.run(signal).catch((error: unknown) => {
       this.#options.log.warn("worker.pump_ended", { error: fromPgError(error, "the pump") });
       this.#mirrorFailed = true;

@@ -18,7 +18,7 @@ import {
   putColumns,
   stageFiles,
 } from "../../catalog/catalog.ts";
-import { fileLog, type MoverContext } from "../context.ts";
+import { displayName, fileLog, type MoverContext } from "../context.ts";
 import { commitPatiently } from "../publish.ts";
 import { type Applied, Applier, needsIndex } from "./apply.ts";
 import { OP, type Segment, type TableShape } from "./change-log.ts";
@@ -57,6 +57,8 @@ export interface FlushResult {
   readonly rows: number;
   readonly deleted: number;
   readonly operations: number;
+  /** Operations that were applied and bytes of new data files, of each table that had any. */
+  readonly byTable: readonly { readonly table: string; readonly operations: number; readonly bytes: number }[];
 }
 
 /** What stops one table and not the pump. */
@@ -128,6 +130,11 @@ export class Flusher {
       rows: prepared.reduce((sum, p) => sum + p.written.rows, 0),
       deleted: prepared.reduce((sum, p) => sum + p.written.deleted, 0),
       operations: prepared.reduce((sum, p) => sum + p.applied.operations, 0),
+      byTable: prepared.map(({ table, applied, written }) => ({
+        table: displayName(table.relation),
+        operations: applied.operations,
+        bytes: written.bytes,
+      })),
     };
   }
 

@@ -15,6 +15,8 @@ export interface SlotReading {
 export interface LagReading {
   readonly table: string;
   readonly phase: string;
+  /** Why it is stopped. */
+  readonly stopCode: string | null;
   readonly bytes: number | null;
   readonly seconds: number | null;
 }
@@ -44,14 +46,21 @@ export async function readSlotReading(db: Db): Promise<SlotReading | null> {
 }
 
 export async function readLags(db: Db): Promise<LagReading[]> {
-  const { rows } = await db.query<{ name: string; phase: string; bytes: string | null; seconds: number | null }>(
-    `select x.schema_name || '.' || x.table_name as name, m.phase, pg_wal_lsn_diff(pg_current_wal_lsn(), s.f_lsn)::text as bytes,
+  const { rows } = await db.query<{
+    name: string;
+    phase: string;
+    stop_code: string | null;
+    bytes: string | null;
+    seconds: number | null;
+  }>(
+    `select x.schema_name || '.' || x.table_name as name, m.phase, case when x.state = 'stopped' then x.stop_code end as stop_code, pg_wal_lsn_diff(pg_current_wal_lsn(), s.f_lsn)::text as bytes,
        extract(epoch from now() - s.f_at)::float8 as seconds
      from spillway.mirror_table m join spillway.relation x using (relation_id) left join spillway.seam s using (relation_id)`,
   );
   return rows.map((r) => ({
     table: r.name,
     phase: r.phase,
+    stopCode: r.stop_code,
     bytes: r.bytes === null ? null : Number(r.bytes),
     seconds: r.seconds,
   }));

@@ -116,10 +116,10 @@ describe.each([15, 18] as const)("on Postgres %i", (major) => {
   /** Transfers until it is stopped; every transaction keeps the sum over the three tables. */
   async function transfers(work: () => Promise<void>): Promise<number> {
     const client = await connect(db.url);
-    let over = false;
+    const state = { over: false };
     let count = 0;
     const run = async (): Promise<void> => {
-      for (let i = 0; !over; i++) {
+      for (let i = 0; !state.over; i++) {
         await transfer(client, i);
         count += 1;
       }
@@ -128,7 +128,7 @@ describe.each([15, 18] as const)("on Postgres %i", (major) => {
     try {
       await work();
     } finally {
-      over = true;
+      state.over = true;
       await running;
       await endClient(client);
     }

@@ -12,7 +12,7 @@ import type { RawConnection } from "@spillway/pg/wire/connection";
 import type { MoverContext } from "../context.ts";
 import { Confirmations, flushedEverywhere, walPosition } from "./confirm.ts";
 import { Cuts } from "./cut.ts";
-import { Flusher, type FlushPart } from "./flush.ts";
+import { Flusher, type FlushPart, type FlushResult } from "./flush.ts";
 import { FrontierTimes } from "./frontier-time.ts";
 import { DDL_PREFIX, parseDdl } from "./ddl-facts.ts";
 import { StreamSchema } from "./stream-schema.ts";
@@ -20,7 +20,7 @@ import { changedLeaves, watchLeaves } from "./watch.ts";
 import { type MirrorTable, withoutApplied } from "./mirror-table.ts";
 import { canStreamBinary, gapFaults, openReplication, timelineFaults } from "./preflight.ts";
 import { type FeedState, MirrorSink, type SinkHost } from "./sink.ts";
-import { abandonStaged, logsOf, memoryRows, stageLogs } from "./staging.ts";
+import { abandonStaged, logsOf, memoryRows, stagedBytes, stageLogs } from "./staging.ts";
 import type { MirrorRow } from "./state.ts";
 import { stopTable, TableSet } from "./table-set.ts";
 
@@ -37,10 +37,15 @@ export interface PumpStatus {
   readonly received: Lsn;
   readonly confirmed: Lsn;
   readonly transactions: number;
+  /** Transactions that were received and are not published. */
+  readonly pending: number;
+  /** Changed rows in memory, and the size of those that were staged in files. */
+  readonly bufferedRows: number;
+  readonly stagedBytes: number;
 }
 
 export interface SessionEvents {
-  onFlush?(stats: { tables: number; rows: number; deleted: number; operations: number; ms: number }): void;
+  onFlush?(stats: FlushResult & { readonly ms: number }): void;
 }
 
 /** Not a failure: another session is to begin at once. */
@@ -77,6 +82,8 @@ export class MirrorSession {
   #isBlocked = false;
   #error: unknown = null;
   readonly #pauses = new Set<string>();
+  /** Of the transactions received. */
+  #published = 0;
   #flushWanted = false;
   /** Somebody waits for F to pass this moment, whether or not anything of ours has changed. */
   #flushAsked = false;
@@ -115,6 +122,9 @@ export class MirrorSession {
       received: this.#stream?.receivedLsn ?? 0n,
       confirmed: this.#stream?.confirmedLsn ?? 0n,
       transactions: this.#sink.transactions,
+      pending: this.#sink.transactions - this.#published,
+      bufferedRows: this.#bufferedRows(),
+      stagedBytes: logsOf(this.#tables.all, this.#sink.openLogs()).reduce((sum, { log }) => sum + stagedBytes(log), 0),
     };
   }
 
@@ -321,6 +331,7 @@ export class MirrorSession {
     const asked = this.#flushAsked;
     this.#flushAsked = false;
     const { lsn, time } = this.#sink.last;
+    const { transactions } = this.#sink;
     const parts = this.#cut();
     this.#drained();
     const tables = this.#tables.all;
@@ -333,6 +344,7 @@ export class MirrorSession {
     const isIdleDue = startMs - this.#lastIdleMs >= this.#settings.idleIntervalMs || last || asked;
     if (!hasWork && (lsn <= this.#f || !isIdleDue || live.length === 0)) {
       if (live.length === 0 && lsn > this.#f && isIdleDue) this.#idleWithoutTables(lsn, startMs);
+      this.#published = transactions;
       return;
     }
     this.#lastIdleMs = startMs;
@@ -350,6 +362,7 @@ export class MirrorSession {
       ageMs: () => this.#times.ageMs(lsn, clock.monotonicMs()),
     });
     this.#f = lsn;
+    this.#published = transactions;
     this.#confirmations.add(lsn, await this.#look());
     for (const table of tables) if (table.failure !== null) this.#sink.drop(table.feed);
     await this.#confirm();

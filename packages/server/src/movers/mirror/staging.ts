@@ -31,6 +31,11 @@ export function memoryRows(log: ChangeLog): number {
   return log.segments.reduce((sum, s) => sum + (s.rows === null ? 0 : s.rowCount), log.openRows);
 }
 
+/** Size of the files with the others. */
+export function stagedBytes(log: ChangeLog): number {
+  return log.segments.flatMap((s) => s.staged).reduce((sum, file) => sum + Number(file.fileSizeBytes), 0);
+}
+
 export async function stageLogs(ctx: MoverContext, logs: readonly StagedLog[]): Promise<void> {
   for (const { log, relation } of logs) {
     log.seal();

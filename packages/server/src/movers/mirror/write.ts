@@ -47,6 +47,8 @@ export interface Written {
   readonly unused: readonly string[];
   readonly rows: number;
   readonly deleted: number;
+  /** Of new data files. */
+  readonly bytes: number;
   /** Makes the state what the table is after the commit. */
   readonly settle: () => void;
 }
@@ -71,7 +73,7 @@ export async function writeTable(request: WriteRequest): Promise<Written> {
   const staged = change.files.length > 0 || copied.length > 0 || stagedFiles(request).length > 0;
   const unused = unusedFiles(request, change);
   if (!staged && change.removed.length === 0 && change.deletes.length === 0 && updates.length === 0) {
-    return { move: null, doomed: [], unused, rows: 0, deleted: 0, settle: () => settle(request, change, []) };
+    return { move: null, doomed: [], unused, rows: 0, deleted: 0, bytes: 0, settle: () => settle(request, change, []) };
   }
   const { row } = state;
   const nowMs = ctx.clock.wallMs();
@@ -91,6 +93,10 @@ export async function writeTable(request: WriteRequest): Promise<Written> {
     unused,
     rows: change.files.reduce((sum, f) => sum + Number(f.recordCount), 0),
     deleted: change.deletes.reduce((sum, d) => sum + d.positions.cardinality - (d.block.deletes?.cardinality ?? 0), 0),
+    bytes: [...change.files, ...stagedFiles(request).flatMap((b) => b.file ?? [])].reduce(
+      (sum, f) => sum + Number(f.fileSizeBytes),
+      0,
+    ),
     settle: () => {
       settle(request, change, deleteFiles);
       state.metadata = metadata;
