@@ -27,6 +27,8 @@ export interface FormationOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** Further flags of `create postgres`, for every node. */
   readonly create?: Readonly<Record<string, string>>;
+  /** Makes the program of `--on-role-change`, in the formation's folder. */
+  readonly hook?: (dir: string) => string;
   readonly say?: ((text: string) => void) | undefined;
 }
 
@@ -102,9 +104,9 @@ export class FormationNode {
     }
   }
 
-  /** Creates the node at its first start. */
-  startKeeper(): void {
-    const exists = existsSync(join(this.stateDir, "keeper.json"));
+  /** Creates the node at its first start, or when told to. */
+  startKeeper(create = false): void {
+    const exists = !create && existsSync(join(this.stateDir, "keeper.json"));
     const user = this.#formation.runAs === null ? [] : ["--user", "postgres"];
     const args = exists ? ["run", "--pgdata", this.pgdata] : this.#createArgs();
     const command = [...NetLab.enter(this.net), ...haProgram(), ...args, ...user];
@@ -132,8 +134,17 @@ export class FormationNode {
       "pg-listen": this.host,
       client: clientNetwork,
       ...options.create,
+      ...(this.#formation.hookProgram === null ? {} : { "on-role-change": this.#formation.hookProgram }),
     };
     return ["create", "postgres", "--run", ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value])];
+  }
+
+  /** With a monitor that knows nothing of it: the keeper ends in order, and registers what is there. */
+  async registerAgain(): Promise<void> {
+    const { clock } = this.#formation.options;
+    this.killKeeper("SIGTERM");
+    for (let i = 0; i < 600 && (this.keeperPid !== null || this.postmasterPid !== null); i++) await clock.sleep(50);
+    this.startKeeper(true);
   }
 
   /** kill -9 of the postmaster alone. */
@@ -205,6 +216,7 @@ export class Formation {
   readonly runAs: { uid: number; gid: number } | null;
   readonly lab: NetLab | null;
   nodes: readonly FormationNode[] = [];
+  hookProgram: string | null = null;
   #monitor: MonitorProcess | null = null;
 
   private constructor(options: FormationOptions) {
@@ -242,6 +254,7 @@ export class Formation {
   async #start(): Promise<void> {
     const { options } = this;
     const say = options.say ?? ((): void => {});
+    this.hookProgram = options.hook?.(this.dir) ?? null;
     const host = this.lab?.hostAddress ?? "127.0.0.1";
     this.#monitor = await MonitorProcess.start({
       dir: join(this.dir, "monitor"),
@@ -269,6 +282,14 @@ export class Formation {
     await primary.sql("GRANT ALL ON SCHEMA public TO app");
     await primary.sql(`SET ROLE ${APP_USER}; ${createTableSql()}`);
     say(`${options.nodes} nodes, primary ${primary.name}`);
+  }
+
+  /** The monitor and its disk are lost; an empty one is made at the same address. */
+  async replaceMonitor(): Promise<void> {
+    await this.monitor.kill();
+    this.monitor.close();
+    rmSync(this.monitor.dir, { recursive: true, force: true });
+    this.#monitor = await this.monitor.again();
   }
 
   /** The URI that an application uses: every node, in the order of their creation. */

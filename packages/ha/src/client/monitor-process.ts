@@ -53,6 +53,15 @@ export class MonitorProcess {
     return monitor;
   }
 
+  get dir(): string {
+    return this.#options.dir;
+  }
+
+  /** A new one with the same options. */
+  again(): Promise<MonitorProcess> {
+    return MonitorProcess.start(this.#options);
+  }
+
   get registrationToken(): string {
     return readFileSync(join(this.#options.dir, "registration-token"), "utf8").trim();
   }

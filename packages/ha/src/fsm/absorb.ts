@@ -9,7 +9,7 @@ const MAX_BOOTS = 8;
 
 /** False for a late or doubled report (or one of a keeper that lost its state), which changes nothing (and gets no lease). */
 export function absorb(d: Draft, node: NodeRow, report: NodeReport): boolean {
-  if (!isInOrder(d, node, report)) return false;
+  if (isForeign(d, node, report) || !isInOrder(d, node, report)) return false;
   d.obs.seen.set(node.nodeId, { report, atMs: d.nowMs });
   if (!report.pg.isRunning) d.obs.pgDownAtMs.set(node.nodeId, d.nowMs);
   noteState(d, node, report);
@@ -19,6 +19,19 @@ export function absorb(d: Draft, node: NodeRow, report: NodeReport): boolean {
   if (d.f.reign?.nodeId === node.nodeId) noteReign(d, d.f.reign, report);
   d.f.systemIdentifier ??= report.pg.systemIdentifier;
   return true;
+}
+
+/** A data directory of another cluster stands where the node's was: nothing that it says counts, and it gets no lease. */
+function isForeign(d: Draft, node: NodeRow, report: NodeReport): boolean {
+  const { systemIdentifier } = report.pg;
+  const known = d.f.systemIdentifier;
+  const foreign = systemIdentifier !== null && known !== null && systemIdentifier !== known;
+  if (!foreign) d.obs.foreign.delete(node.nodeId);
+  else if (d.obs.foreign.get(node.nodeId) !== systemIdentifier) {
+    d.obs.foreign.set(node.nodeId, systemIdentifier);
+    note(d, node, `its data directory is of another cluster: system identifier ${systemIdentifier}, not ${known}`);
+  }
+  return foreign;
 }
 
 /**

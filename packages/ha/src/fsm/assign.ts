@@ -2,7 +2,7 @@
  * From decisions to assignments: derives what each node is to be told from the formation, gives a new
  * version to what changed, and records every ssn and every lease terms *before* the primary can see them.
  */
-import type { Assignment, Peer } from "../protocol/messages.ts";
+import type { Assignment, Peer, Timings } from "../protocol/messages.ts";
 import type { Draft, Formation, NodeRow } from "./model.ts";
 import { nodeOf, primaryOf } from "./model.ts";
 import { isAttached, isConfirmedOut, isOnTimeline, isStable } from "./health.ts";
@@ -62,23 +62,35 @@ function termsOf(d: Draft, node: NodeRow): Terms {
   return { required, voters: voters.toSorted((a, b) => a - b) };
 }
 
+function leads(node: NodeRow): boolean {
+  return needsLease(node.goal) || node.goal === "prepare_promotion";
+}
+
+function sourceOf(f: Formation, node: NodeRow): NodeRow | null {
+  const copies = node.goal === "fast_forward" || node.goal === "report_lsn";
+  return copies ? nodeOf(f, f.failover?.source) : null;
+}
+
+function targetOf(f: Formation, node: NodeRow): string | null {
+  return f.failover?.candidate === node.nodeId ? f.failover.targetLsn : null;
+}
+
+function promisesVoid(f: Formation, node: NodeRow): boolean {
+  if (f.failover?.candidate !== node.nodeId) return false;
+  const old = nodeOf(f, f.failover.oldPrimary);
+  return f.failover.oldPrimary === 0 || (old !== null && isConfirmedOut(old));
+}
+
 function contentOf(d: Draft, node: NodeRow): Omit<Assignment, "version" | "reason"> {
   const { f } = d;
   const reigning = primaryOf(f);
-  const candidate = f.failover?.candidate === node.nodeId;
-  const old = nodeOf(f, f.failover?.oldPrimary);
-  const fastForward = node.goal === "fast_forward" || node.goal === "report_lsn";
-  const leads = needsLease(node.goal) || node.goal === "prepare_promotion";
   return {
     goalState: node.goal,
-    ssn: leads ? renderSsn(f.ssn) : "",
+    ssn: leads(node) ? renderSsn(f.ssn) : "",
     primary: reigning === null || reigning === node ? null : peerOf(reigning),
-    source: fastForward ? peerOrNull(nodeOf(f, f.failover?.source)) : null,
-    targetLsn: candidate ? (f.failover?.targetLsn ?? null) : null,
-    lease: {
-      ...termsOf(d, node),
-      promisesVoid: candidate && (f.failover?.oldPrimary === 0 || (old !== null && isConfirmedOut(old))),
-    },
+    source: peerOrNull(sourceOf(f, node)),
+    targetLsn: targetOf(f, node),
+    lease: { ...termsOf(d, node), promisesVoid: promisesVoid(f, node) },
     peers: f.nodes.filter((n) => n !== node && n.goal !== "dropped").map(peerOf),
     candidatePriority: node.candidatePriority,
     replicationQuorum: node.replicationQuorum,
@@ -99,10 +111,11 @@ function essence(a: Omit<Assignment, "version" | "reason">): string {
 
 /** Gives out new versions where something changed. The last step of every decision. */
 export function publish(d: Draft): void {
+  const ssn = renderSsn(d.f.ssn);
   for (const node of d.f.nodes) {
-    const content = contentOf(d, node);
     const before = node.assignment;
-    if (before !== null && includes(before, content)) continue;
+    if (before !== null && isPublished(d, node, before, ssn)) continue;
+    const content = contentOf(d, node);
     const version = ++d.f.version;
     if (before === null || essence(before) !== essence(content)) node.goalVersion = version;
     node.assignment = { version, reason: node.reason, ...content };
@@ -110,16 +123,39 @@ export function publish(d: Draft): void {
   }
 }
 
-/** Every field of `content` is the same in `whole`, however deep. */
-function includes(whole: unknown, content: unknown): boolean {
-  if (typeof content !== "object" || content === null || typeof whole !== "object" || whole === null) {
-    return whole === content;
+/** Whether the assignment says all that it would say now. Called on every report, so it makes nothing. */
+function isPublished(d: Draft, node: NodeRow, a: Assignment, ssn: string): boolean {
+  const { f } = d;
+  if (a.goalState !== node.goal || a.ssn !== (leads(node) ? ssn : "")) return false;
+  if (a.candidatePriority !== node.candidatePriority || a.replicationQuorum !== node.replicationQuorum) return false;
+  const reigning = primaryOf(f);
+  if (!isPeer(a.primary, reigning === node ? null : reigning) || !isPeer(a.source, sourceOf(f, node))) return false;
+  if (a.targetLsn !== targetOf(f, node) || a.lease.promisesVoid !== promisesVoid(f, node)) return false;
+  const { required, voters } = termsOf(d, node);
+  if (a.lease.required !== required || a.lease.voters.length !== voters.length) return false;
+  if (!voters.every((id, i) => id === a.lease.voters[i]) || !sameTimings(a.timings, f.timings)) return false;
+  let i = 0;
+  for (const other of f.nodes) {
+    if (other === node || other.goal === "dropped") continue;
+    if (!isPeer(a.peers[i++] ?? null, other)) return false;
   }
-  if (Array.isArray(content) && (!Array.isArray(whole) || whole.length !== content.length)) return false;
-  for (const key in content) {
-    if (!includes(whole[key as keyof typeof whole], content[key as keyof typeof content])) return false;
-  }
-  return true;
+  return i === a.peers.length;
+}
+
+function isPeer(peer: Peer | null, node: NodeRow | null): boolean {
+  if (peer === null || node === null) return peer === null && node === null;
+  return (
+    peer.nodeId === node.nodeId &&
+    peer.name === node.name &&
+    peer.host === node.host &&
+    peer.pgPort === node.pgPort &&
+    peer.keeperUrl === node.keeperUrl &&
+    peer.keeperFingerprint === node.keeperFingerprint
+  );
+}
+
+function sameTimings(a: Timings, b: Timings): boolean {
+  return a === b || (Object.keys(b) as (keyof Timings)[]).every((key) => a[key] === b[key]);
 }
 
 /** Before the reigning node can see it: what it may have in force from now on. */

@@ -1,5 +1,5 @@
 /** Who may be promoted, and who of them is. */
-import { isAttached, isHealthy, isOnTimeline, isStable, lsnOf, seenOf } from "./health.ts";
+import { isAttached, isFresh, isHealthy, isOnTimeline, isStable, lsnOf, seenOf } from "./health.ts";
 import type { Draft, Failover, NodeRow } from "./model.ts";
 
 /** States in which a standby may take part, as goal and as reported: it has data and is no former primary. */
@@ -31,10 +31,23 @@ export function mayLead(d: Draft, failover: Failover, node: NodeRow): boolean {
 export function whyNoCandidate(d: Draft, failover: Failover): string | null {
   const here = d.f.nodes.filter((n) => eligible(d, failover, n));
   if (here.length === 0) return "no healthy standby";
-  if (here.some((n) => mayLead(d, failover, n))) return null;
+  if (failover.wanted !== null && !here.some((n) => n.nodeId === failover.wanted))
+    return "the named node is not healthy";
+  if (here.some((n) => mayLead(d, failover, n)) || newcomerOf(d, failover) !== null) return null;
   return here.every((n) => n.candidatePriority === 0)
     ? "every healthy standby has candidate-priority 0"
     : "no healthy standby has its slots ready";
+}
+
+/**
+ * A new node that waits to be copied and may lead, when the operator says that the primary is off: it can be made
+ * from a standby that may not lead (candidate-priority 0). Such a standby is no voter, so nobody else can know.
+ */
+export function newcomerOf(d: Draft, failover: Failover): NodeRow | null {
+  if (failover.wanted !== null || d.f.settings.requireSlots || !failover.primaryIsDown) return null;
+  const waits = (n: NodeRow): boolean =>
+    n.reported.state === "wait_standby" && (n.goal === "wait_standby" || n.goal === "report_lsn");
+  return d.f.nodes.find((n) => waits(n) && isFresh(d, n) && n.candidatePriority > 0 && !n.maintenance) ?? null;
 }
 
 /** The primary is there and will hand over in order: the best standby that streams. */
@@ -59,9 +72,8 @@ export interface Choice {
 
 /** Positions are known and proven: highest priority, then furthest; behind the target means fast-forward. */
 export function chooseFrozen(d: Draft, failover: Failover, standbys: readonly NodeRow[]): Choice | string {
-  const frozen = standbys.filter((n) => n.frozen !== null && isStable(n) && sameTimeline(d, failover, n));
-  const target = lsnOf(failover.targetLsn);
-  const complete = frozen.filter((n) => lsnOf(n.frozen?.lsn) >= target);
+  const frozen = frozenOnes(d, failover, standbys);
+  const complete = completeOnes(d, failover, standbys);
   const source = complete[0] ?? null;
   const able = frozen.filter((n) => mayLead(d, failover, n)).toSorted((a, b) => rank(d, b, a));
   for (const node of able) {
@@ -70,6 +82,16 @@ export function chooseFrozen(d: Draft, failover: Failover, standbys: readonly No
   }
   if (able.length === 0) return whyNoCandidate(d, failover) ?? "waiting for the standbys to report their positions";
   return `no standby that is here has everything up to ${failover.targetLsn}`;
+}
+
+function frozenOnes(d: Draft, failover: Failover, standbys: readonly NodeRow[]): NodeRow[] {
+  return standbys.filter((n) => n.frozen !== null && isStable(n) && sameTimeline(d, failover, n));
+}
+
+/** Those that have everything up to the target. */
+export function completeOnes(d: Draft, failover: Failover, standbys: readonly NodeRow[]): NodeRow[] {
+  const target = lsnOf(failover.targetLsn);
+  return frozenOnes(d, failover, standbys).filter((n) => lsnOf(n.frozen?.lsn) >= target);
 }
 
 export function sameTimeline(d: Draft, failover: Failover, node: NodeRow): boolean {

@@ -67,6 +67,11 @@ function explainFailover(d: Draft, blocked: readonly string[]): string[] {
 function explainNode(d: Draft, node: NodeRow): string[] {
   const { name, goal, reported } = node;
   const report = seenOf(d, node)?.report;
+  const foreign = d.obs.foreign.get(node.nodeId);
+  if (foreign !== undefined) {
+    const is = `its data directory has the system identifier ${foreign}, the formation's is ${d.f.systemIdentifier}`;
+    return [`${name}: is ignored: ${is}. Bring the right directory back, or drop the node.`];
+  }
   if (!isFresh(d, node)) {
     const since = `${(silenceMs(d, node) / 1000).toFixed(1)} s`;
     return [`${name}: its keeper has not reported for ${since}; it is assigned ${goal} (${node.reason}).`];

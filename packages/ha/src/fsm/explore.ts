@@ -72,6 +72,7 @@ function copyObs(o: Observations): Observations {
   return {
     startedAtMs: o.startedAtMs,
     seen: new Map(o.seen),
+    foreign: new Map(o.foreign),
     sequences: new Map(o.sequences),
     grantedAtMs: new Map(o.grantedAtMs),
     promisedUntil: new Map(o.promisedUntil),

@@ -8,7 +8,16 @@
  * primary's keeper is there, the old primary goes on.
  */
 import { setGoal } from "./assign.ts";
-import { chooseFrozen, choosePlanned, eligible, sameTimeline, whyNoCandidate } from "./election.ts";
+import {
+  chooseFrozen,
+  choosePlanned,
+  completeOnes,
+  eligible,
+  mayLead,
+  newcomerOf,
+  sameTimeline,
+  whyNoCandidate,
+} from "./election.ts";
 import { isConfirmedOut, isFresh, isOnTimeline, isSilent, isStable, lsnOf, seenOf } from "./health.ts";
 import { nodeOf, type Draft, type Failover, type NodeRow } from "./model.ts";
 import { couldProveData, isSoleHolder, proveData, wasAsync, whyNotOut } from "./proof.ts";
@@ -113,7 +122,8 @@ function elect(d: Draft, failover: Failover): void {
     if (planned !== null) return appoint(d, failover, planned, "prepare_promotion");
   }
   const sole = standbys.length === 1 ? standbys[0] : undefined;
-  if (sole !== undefined && hasAll(d, sole)) return appoint(d, failover, sole, "prepare_promotion");
+  if (sole !== undefined && hasAll(d, sole) && mayLead(d, failover, sole))
+    return appoint(d, failover, sole, "prepare_promotion");
   for (const node of standbys) {
     if (node.goal !== "report_lsn") setGoal(d, node, "report_lsn", "An election: how far did each standby get?");
   }
@@ -125,11 +135,21 @@ function elect(d: Draft, failover: Failover): void {
   failover.targetLsn = proof.targetLsn;
   const choice = chooseFrozen(d, failover, standbys);
   if (typeof choice === "string") {
-    d.blocked.push(choice);
+    d.blocked.push(copyToNewcomer(d, failover, standbys) ?? choice);
     return;
   }
   failover.source = choice.source?.nodeId ?? null;
   appoint(d, failover, choice.node, choice.source === null ? "prepare_promotion" : "fast_forward");
+}
+
+/** No standby may be promoted, but a new node waits to be copied: it becomes a copy of the furthest of them. */
+function copyToNewcomer(d: Draft, failover: Failover, standbys: readonly NodeRow[]): string | null {
+  const newcomer = newcomerOf(d, failover);
+  const source = completeOnes(d, failover, standbys)[0];
+  if (newcomer === null || source === undefined || standbys.some((n) => mayLead(d, failover, n))) return null;
+  failover.source = source.nodeId;
+  setGoal(d, newcomer, "report_lsn", `No standby may be promoted: it copies ${source.name}`);
+  return `${newcomer.name} copies ${source.name} first`;
 }
 
 function isRunning(d: Draft, node: NodeRow): boolean {
@@ -139,10 +159,12 @@ function isRunning(d: Draft, node: NodeRow): boolean {
 
 /** Every acknowledged commit is on it, whatever the other standbys have, and it still follows. */
 function hasAll(d: Draft, node: NodeRow): boolean {
+  return node.goal === "secondary" && holdsEveryAck(d, node);
+}
+
+function holdsEveryAck(d: Draft, node: NodeRow): boolean {
   const ssn = d.f.reign?.ssn ?? [];
-  return (
-    node.goal === "secondary" && !wasAsync(ssn) && ssn.every((s) => isSoleHolder(s, node)) && isOnTimeline(d, node)
-  );
+  return !wasAsync(ssn) && ssn.every((s) => isSoleHolder(s, node)) && isOnTimeline(d, node);
 }
 
 function appoint(d: Draft, failover: Failover, node: NodeRow, goal: "prepare_promotion" | "fast_forward"): void {
@@ -170,7 +192,19 @@ function promote(d: Draft, failover: Failover): void {
   if (proof.targetLsn !== null) {
     failover.targetLsn = proof.targetLsn;
     const lsn = isFresh(d, node) ? seenOf(d, node)?.report.pg.lsn : null;
-    if (lsnOf(lsn) < lsnOf(proof.targetLsn) || awaitsCheckpoint(d, failover, node, lsn)) {
+    const lacks = lsnOf(lsn) < lsnOf(proof.targetLsn);
+    if (lacks && isCutShort(d, node)) {
+      const from = nodeOf(d.f, failover.from);
+      // The old primary has more than it and can go on: positions are compared, and it is called off.
+      if (from !== null && isFresh(d, from) && failover.kind !== "drop") {
+        return reelect(d, failover, node, `${node.name} did not get the old primary's last WAL`);
+      }
+      if (holdsEveryAck(d, node)) {
+        failover.targetLsn = null;
+        return enthrone(d, failover, node);
+      }
+    }
+    if (lacks || awaitsCheckpoint(d, failover, node, lsn)) {
       d.blocked.push(`${node.name} is at ${lsn ?? "an unknown position"} and must reach ${proof.targetLsn} first`);
       return;
     }
@@ -180,6 +214,16 @@ function promote(d: Draft, failover: Failover): void {
     return;
   }
   enthrone(d, failover, node);
+}
+
+/** How long a candidate that is not connected is given to connect to a primary that is stopping. */
+const RECONNECT_MS = 1_000;
+
+/** It was not connected when the old primary stopped: what it lacks will not come. */
+function isCutShort(d: Draft, node: NodeRow): boolean {
+  const sinceMs = d.nowMs - (d.obs.goalSinceMs.get(node.nodeId) ?? d.obs.startedAtMs);
+  const streams = seenOf(d, node)?.report.upstream?.streaming === true;
+  return node.frozen === null && sinceMs >= RECONNECT_MS && isFresh(d, node) && !streams;
 }
 
 /** How long a candidate is given to receive the old primary's shutdown checkpoint. */
@@ -237,9 +281,6 @@ function finish(d: Draft, failover: Failover, node: NodeRow): void {
   reign.timeline = seenOf(d, node)?.report.pg.tli ?? reign.timeline;
   setGoal(d, node, "wait_primary", failover.reason);
   for (const other of d.f.nodes) {
-    if (other.goal === "demote_timeout" || other.goal === "draining") {
-      setGoal(d, other, "demoted", `${node.name} is the primary now`);
-    }
     if (other.goal === "prepare_maintenance") setGoal(d, other, "maintenance", `${node.name} is the primary now`);
   }
   d.f.failover = null;

@@ -136,6 +136,8 @@ export interface Observations {
   readonly seen: Map<number, Seen>;
   /** Per node, the last sequence number of each of its latest boots: late and doubled reports are dropped. */
   readonly sequences: Map<number, ReadonlyMap<string, number>>;
+  /** Nodes whose data directory is of another cluster, with its system identifier. */
+  readonly foreign: Map<number, string>;
   /** Last lease grant per node. */
   readonly grantedAtMs: Map<number, number>;
   /** Until when a node's last promise binds; `last`: it had ceased to promise when it said so. */
@@ -153,6 +155,7 @@ export function newObservations(startedAtMs: number): Observations {
     startedAtMs,
     seen: new Map(),
     sequences: new Map(),
+    foreign: new Map(),
     grantedAtMs: new Map(),
     promisedUntil: new Map(),
     attachedAtMs: new Map(),

@@ -5,7 +5,7 @@
 import { SpillwayError } from "@spillway/base/errors";
 import type { RegisterRequest } from "../protocol/messages.ts";
 import { setGoal } from "./assign.ts";
-import { eligible, mayLead } from "./election.ts";
+import { eligible, mayLead, newcomerOf, whyNoCandidate } from "./election.ts";
 import { isHealthy, isServing, isStable } from "./health.ts";
 import { ASYNC, primaryOf, type Draft, type Failover, type NodeRow } from "./model.ts";
 import { couldProveData } from "./proof.ts";
@@ -128,8 +128,10 @@ function reasonOf(options: PerformOptions): string {
 }
 
 function checkCandidates(d: Draft, failover: Failover, primary: NodeRow, options: PerformOptions): void {
-  const here = d.f.nodes.filter((n) => eligible(d, failover, n) && mayLead(d, failover, n));
-  if (here.length === 0) refuse("no healthy standby could be promoted");
+  const lack = whyNoCandidate(d, failover);
+  if (lack !== null) refuse(`nobody could be promoted: ${lack}`);
+  const made = newcomerOf(d, failover) !== null;
+  const here = d.f.nodes.filter((n) => eligible(d, failover, n) && (made || mayLead(d, failover, n)));
   const ready = here.filter((n) => n.goal === "secondary" && isStable(n));
   if (options.allowDataLoss) return;
   const { name } = primary;
@@ -137,11 +139,11 @@ function checkCandidates(d: Draft, failover: Failover, primary: NodeRow, options
   if (options.kind === "switchover" && !serving) refuse(`${name} does not answer: use perform failover`);
   if (ready.length === 0) refuse("no standby has caught up with the primary (needs one in state secondary)");
   if (serving) return;
-  const lack = couldProveData(
+  const unproven = couldProveData(
     d,
     d.f.nodes.filter((n) => eligible(d, failover, n)),
   );
-  if (lack !== null) refuse(`commits could be lost: ${lack}`);
+  if (unproven !== null) refuse(`commits could be lost: ${unproven}`);
 }
 
 export function setMaintenance(d: Draft, name: string, on: boolean, allowFailover: boolean): void {

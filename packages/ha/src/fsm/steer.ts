@@ -136,8 +136,11 @@ function steerStandby(d: Draft, node: NodeRow, primary: NodeRow): void {
       }
       return setGoal(d, node, "secondary", `Follow ${primary.name}, the primary`);
     case "draining":
+      return setGoal(d, node, "demote_timeout", `${primary.name} is the primary now`);
     case "demote_timeout":
-      return setGoal(d, node, "demoted", `${primary.name} is the primary now`);
+      // It says so itself before it is told more, so that what happened is on record the same way each time.
+      if (isStable(node) && isFresh(d, node)) setGoal(d, node, "demoted", `${primary.name} is the primary now`);
+      return;
     case "demoted":
     case "prepare_maintenance":
       if (isStable(node) && isFresh(d, node)) setGoal(d, node, "catchingup", `Rejoin ${primary.name}, the primary`);

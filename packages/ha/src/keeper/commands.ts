@@ -146,7 +146,11 @@ export async function createPostgres(options: CreatePostgresOptions, deps: Keepe
     maxReplicationSlots: await capacityOf({ binaries, pgdata }, "max_replication_slots", LEAST_SLOTS),
   };
   files.writeConfig(config);
-  if (files.readCore().assignment === null) {
+  const core = files.readCore();
+  // A monitor whose assignments begin before those that were obeyed here is another one: what the node was is over.
+  const isNewMonitor = core.assignment !== null && registered.assignment.version < core.appliedVersion;
+  if (isNewMonitor) deps.log.warn("this monitor does not know the node: it begins anew", { was: core.state });
+  if (core.assignment === null || isNewMonitor) {
     files.writeCore({ state: "init", assignment: registered.assignment, appliedVersion: 0 });
   }
   deps.log.info("registered", { formation, node: name, id: config.nodeId, goal: registered.assignment.goalState });

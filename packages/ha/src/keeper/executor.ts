@@ -14,6 +14,8 @@ const WAITING_RETRY_MS = 150;
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 5_000;
 const RESTART = "restart";
+/** How long a restarted server may take to answer its first question. */
+const SETTLE_MS = 2_000;
 
 interface Running {
   readonly name: string;
@@ -38,6 +40,7 @@ export class Executor {
   #lastName = "";
   #failures = 0;
   #retryAtMs = Number.NEGATIVE_INFINITY;
+  #settledAtMs = Number.NEGATIVE_INFINITY;
   diverged = false;
 
   constructor(node: PgNode) {
@@ -53,9 +56,13 @@ export class Executor {
     return this.#running?.leased ?? false;
   }
 
-  /** A restart on the spot is under way: the last one of the budget counts until it has failed. */
+  /**
+   * A restart on the spot is under way: the last one of the budget counts until it has failed. One that just succeeded
+   * counts as well, until the server had the time to be looked at: it must not be reported as down for good.
+   */
   get restarting(): boolean {
-    return this.#running?.name === RESTART;
+    if (this.#running?.name === RESTART) return true;
+    return this.#node.clock.monotonicMs() < this.#settledAtMs && this.#node.postmaster.pid() !== null;
   }
 
   get assignment(): Assignment | null {
@@ -132,6 +139,7 @@ export class Executor {
 
   #finish(error: unknown, done: (outcome: Outcome) => void): void {
     const aborted = this.#running?.controller.signal.aborted ?? false;
+    if (this.#running?.name === RESTART) this.#settledAtMs = this.#node.clock.monotonicMs() + SETTLE_MS;
     this.#running = null;
     if (error === null) {
       this.#failures = 0;

@@ -159,7 +159,8 @@ export class Observer {
       return {
         ...NOTHING,
         tli: control.timeline,
-        lsn: formatLsn(control.checkpointLsn),
+        // Only an orderly shutdown says where the WAL ends; an older checkpoint says nothing about what came after it.
+        lsn: control.state === "shut down" ? formatLsn(control.checkpointLsn) : null,
         systemIdentifier: control.systemId,
         inRecovery: null,
       };

@@ -14,6 +14,7 @@ import { messageOf } from "@spillway/base/errors";
 import { parseLsn } from "@spillway/base/lsn";
 import { quoteLiteral } from "@spillway/pg/quote";
 import { upstreamSession } from "../postgres/remote.ts";
+import { sendSignal } from "../postgres/processes.ts";
 import type { Sql } from "../postgres/sql.ts";
 import { applicationName, nodeIdOf, type NodeReport } from "../protocol/messages.ts";
 import type { DesiredConf } from "./files.ts";
@@ -205,6 +206,18 @@ export class SlotKeeper {
     }));
     this.#known = true;
     if (node.binaries.major === 16) await this.#followSlots(observed);
+    if (node.binaries.major >= 17) await this.#hurryWorker(observed);
+  }
+
+  /**
+   * Postgres's own worker looks less and less often, up to every 30 s, while nothing changes. As long as a slot is
+   * missing here it is woken at each look; a reload that changes nothing is all that the signal means to it.
+   */
+  async #hurryWorker(observed: Observation): Promise<void> {
+    const usable = new Set(observed.logicalSlots.filter((s) => s.synced && !s.temporary).map((s) => s.name));
+    if (this.#primarySlots.every((s) => !s.failover || usable.has(s.name))) return;
+    const rows = await this.#node.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'slotsync worker'");
+    for (const row of rows) sendSignal(Number(row["pid"]), "SIGHUP");
   }
 
   /** One connection to the primary, kept; another one when it moved. */

@@ -169,6 +169,24 @@ test("a system identifier of another cluster is refused", async () => {
   expect([other.status, codeOf(other)]).toEqual([409, "ha_identifier_mismatch"]);
 });
 
+test("a report with another cluster's system identifier counts for nothing, and is said", async () => {
+  const { nodeToken, assignment } = (await post("/v1/register", REQUEST, "register")).body as RegisterResponse;
+  const core = { ...NEW_NODE, assignment };
+  const report = (seq: number, systemIdentifier: string): NodeReport => {
+    const sent = reportOf(1, core, seq);
+    return { ...sent, pg: { ...sent.pg, systemIdentifier } };
+  };
+  const lease = async (seq: number, id: string): Promise<number | null> =>
+    ((await post("/v1/node_active", report(seq, id), nodeToken)).body as NodeResponse).leaseTtlMs;
+  expect(await lease(1, "7")).toBe(DEFAULT_TIMINGS.leaseTtlMs);
+  expect([await lease(2, "8"), await lease(3, "8")]).toEqual([null, null]);
+  const { lines } = (await get("/v1/explain", { formation: "default" })).body as { lines: string[] };
+  expect(lines.join()).toContain("the system identifier 8, the formation's is 7");
+  const { events } = (await get("/v1/events", { formation: "default" })).body as { events: { reason: string }[] };
+  expect(events.filter((e) => e.reason.includes("of another cluster"))).toHaveLength(1);
+  expect(await lease(4, "7")).toBe(DEFAULT_TIMINGS.leaseTtlMs);
+});
+
 test("watch returns at once when the assignment changes, and at its end otherwise", async () => {
   const first = (await post("/v1/register", REQUEST, "register")).body as RegisterResponse;
   const { version } = first.assignment;

@@ -71,19 +71,8 @@ export async function baseBackup(options: RebuildOptions): Promise<void> {
     await options.streamBackup(upstream, pgdata, options.signal);
     return;
   }
-  const args = [
-    "-D",
-    pgdata,
-    "-d",
-    upstreamConninfo(upstream),
-    "-X",
-    "stream",
-    "-S",
-    upstream.slot,
-    "-c",
-    "fast",
-    "-w",
-  ];
+  const slot = upstream.slot === "" ? [] : ["-S", upstream.slot];
+  const args = ["-D", pgdata, "-d", upstreamConninfo(upstream), "-X", "stream", ...slot, "-c", "fast", "-w"];
   const result = await runProgram(program(binaries, "pg_basebackup"), args, {
     timeoutMs: 24 * 3600_000,
     signal: options.signal,

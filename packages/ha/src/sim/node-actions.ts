@@ -94,8 +94,15 @@ export function performAction(ctx: ActionContext, action: ActionName, a: Assignm
     case "none":
     case "stop_promising":
     case "wait_maintenance":
-    case "init_from_standby":
       return true;
+    case "init_from_standby": {
+      const from = a.source ? ctx.nodes.get(a.source.nodeId) : undefined;
+      if (from === undefined || !from.pg.running || from.isStalled() || ctx.world.isCut(ctx.id, from.id)) return false;
+      pg.copyFrom(from.pg);
+      pg.startStandby();
+      pg.disconnect();
+      return true;
+    }
   }
 }
 

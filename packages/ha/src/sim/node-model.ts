@@ -145,7 +145,7 @@ export class NodeModel {
   /** The watchdog and the keeper's own timer: out by the end of the lease, also when the keeper is dead. */
   #watch(): void {
     const { world } = this.#c;
-    world.after(20, () => {
+    world.after(25, () => {
       if (this.machineUp) this.deliver(() => this.#checkLease());
       this.#watch();
     });

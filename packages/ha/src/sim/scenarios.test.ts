@@ -4,50 +4,8 @@
  */
 import { describe, expect, test } from "vitest";
 import { findNode, perform, setFormation, setMaintenance, setNode, dropNode } from "../fsm/operator.ts";
-import { Simulation } from "./simulator.ts";
+import { SWITCHOVER, booted, goals, healthyEnd, isolate, primary, statesOf, until } from "./scenario.ts";
 import { MONITOR } from "./world.ts";
-
-const SWITCHOVER = { kind: "switchover", node: null, allowDataLoss: false, primaryIsDown: false } as const;
-
-function booted(nodes: number, seed = 1): Simulation {
-  const sim = new Simulation({ seed });
-  sim.boot(nodes);
-  expect(sim.isWell()).toBe(true);
-  return sim;
-}
-
-function primary(sim: Simulation): number {
-  return sim.formation.reign?.nodeId ?? 0;
-}
-
-function goals(sim: Simulation): string[] {
-  return sim.formation.nodes.map((n) => n.goal);
-}
-
-/** Advances until it holds. Returns the ms that it took. */
-function until(sim: Simulation, done: () => boolean, limitMs = 30_000): number {
-  const start = sim.world.nowMs;
-  while (!done()) {
-    if (sim.world.nowMs - start > limitMs) throw new Error(`not within ${limitMs} ms: ${goals(sim).join(", ")}`);
-    sim.advance(50);
-  }
-  return sim.world.nowMs - start;
-}
-
-function isolate(sim: Simulation, id: number): void {
-  for (const other of [MONITOR, ...sim.nodes.keys()]) if (other !== id) sim.world.cut(id, other);
-}
-
-/** The states that a node reported, in order. */
-function statesOf(sim: Simulation, id: number): string[] {
-  const marks = sim.world.trace.map((line) => /^\s*\d+ node (\d+) \S+ -> (\S+)/.exec(line));
-  return marks.filter((m) => m?.[1] === String(id)).map((m) => m?.[2] ?? "");
-}
-
-function healthyEnd(sim: Simulation): void {
-  until(sim, () => sim.isWell());
-  expect(sim.violations).toEqual([]);
-}
 
 describe("basic operation", () => {
   test("two nodes become primary and secondary, writes are synchronous", () => {
@@ -268,70 +226,6 @@ describe("guard_data_loss", () => {
     expect(sim.node(1).pg.ssn.k).toBe(1);
     sim.node(3).startMachine();
     until(sim, () => sim.acked > none);
-    sim.node(2).startMachine();
-    healthyEnd(sim);
-  });
-});
-
-describe("elections", () => {
-  test("fast_forward: the preferred standby fetches from the further one what it lacks", () => {
-    const sim = booted(3);
-    sim.command((d) => setNode(d, "n3", { candidatePriority: 100 }));
-    sim.advance(1000);
-    sim.world.cut(3, 1);
-    sim.advance(600);
-    sim.node(1).killMachine();
-    sim.world.healAll();
-    until(sim, () => sim.node(3).pg.accepts() || sim.node(2).pg.accepts());
-    expect(primary(sim)).toBe(3);
-    expect(statesOf(sim, 3)).toContain("fast_forward");
-    sim.node(1).startMachine();
-    healthyEnd(sim);
-  });
-
-  test("a node with candidate-priority 0 helps to prove what was committed and is not promoted", () => {
-    const sim = booted(3);
-    sim.command((d) => setNode(d, "n2", { candidatePriority: 0 }));
-    sim.advance(3000);
-    sim.node(1).killMachine();
-    until(sim, () => sim.node(3).pg.accepts());
-    sim.node(1).startMachine();
-    healthyEnd(sim);
-  });
-
-  test("the candidate dies in its promotion: another one, or the old primary, and no fork survives", () => {
-    for (let seed = 1; seed <= 20; seed++) {
-      const sim = booted(3, seed);
-      sim.node(1).killMachine();
-      const candidate = (): number => sim.formation.nodes.find((n) => n.goal === "stop_replication")?.nodeId ?? 0;
-      until(sim, () => candidate() !== 0);
-      sim.node(candidate()).killMachine();
-      sim.advance(15_000);
-      for (const node of sim.nodes.values()) node.startMachine();
-      healthyEnd(sim);
-    }
-  });
-
-  test("wait_primary_draining_deadlock: the only candidate is lost after the old primary was told to drain", () => {
-    const sim = booted(2);
-    sim.command((d) => perform(d, SWITCHOVER));
-    sim.node(2).killMachine();
-    until(sim, () => !sim.node(1).pg.accepts());
-    until(sim, () => sim.node(1).pg.accepts());
-    sim.node(2).startMachine();
-    healthyEnd(sim);
-    expect(primary(sim)).toBe(1);
-  });
-
-  test("demote_timeout_wait_primary_deadlock: the primary fenced itself while both others were away", () => {
-    const sim = booted(2);
-    sim.stopMonitor();
-    isolate(sim, 1);
-    until(sim, () => !sim.node(1).pg.running);
-    sim.node(2).killMachine();
-    sim.world.healAll();
-    sim.startMonitor();
-    until(sim, () => sim.node(1).pg.accepts());
     sim.node(2).startMachine();
     healthyEnd(sim);
   });

@@ -12,8 +12,8 @@ import { simulate, type Fault, type Mutant } from "./simulator.ts";
 const ONLY = process.env["SPILLWAY_SIM_SEED"];
 const RUNS = Number(process.env["SPILLWAY_SIM_RUNS"] ?? 2000);
 /** The bound of an ordinary test run; more runs were asked for = more time. */
-const TIME_MS = process.env["SPILLWAY_SIM_RUNS"] === undefined ? 7_000 : Number.POSITIVE_INFINITY;
-const LEAST_RUNS = 60;
+const TIME_MS = process.env["SPILLWAY_SIM_RUNS"] === undefined ? 25_000 : Number.POSITIVE_INFINITY;
+const LEAST_RUNS = 300;
 
 test(
   "no acknowledged commit is lost, no two servers are writable, and everything heals",

@@ -133,22 +133,23 @@ export class Simulation implements Cluster {
   }
 
   /** Registers the nodes and lets the formation become synchronous. */
-  boot(count: number): void {
+  boot(count: number, settleMs = 6_000): void {
     for (let id = 1; id <= count; id++) this.addNode(id);
     this.#every(100, () => this.#tick());
-    this.#every(15, () => this.#streamAll());
+    this.#every(20, () => this.#streamAll());
     this.#every(40, () => this.#write());
-    this.advance(6_000);
+    this.advance(settleMs);
   }
 
   /** The whole of a random run. */
   run(): SimResult {
     const { world } = this;
     const count = this.#options.nodes ?? 2 + Math.floor(world.random() * 2.6);
-    this.boot(count);
+    this.boot(count, 3_500);
     this.#operate((d) => setFormation(d, { numberSync: this.#numberSync(count) }));
-    this.advance(2_000);
-    const faultMs = this.#options.faultMs ?? 25_000;
+    this.advance(500);
+    // Most runs are short and dense: what goes wrong does so within a few faults of each other.
+    const faultMs = this.#options.faultMs ?? (world.chance(0.2) ? 25_000 : 9_000);
     this.#scheduleFaults(world.nowMs + faultMs);
     world.runUntil(world.nowMs + faultMs);
     this.#heal();
@@ -323,8 +324,9 @@ export class Simulation implements Cluster {
     const { world } = this;
     world.lossRate = world.chance(0.5) ? world.between(0, 0.1) : 0;
     world.lateRate = world.chance(0.5) ? world.between(0, 0.1) : 0;
+    const longestMs = endMs - world.nowMs > 15_000 ? 6_000 : 3_000;
     const next = (): void => {
-      world.after(world.between(200, 6000), () => {
+      world.after(world.between(200, longestMs), () => {
         if (world.nowMs >= endMs) return;
         this.#fault();
         next();

@@ -46,8 +46,9 @@ export async function initFromStandby(context: ActionContext): Promise<void> {
   const { node } = context;
   if (!node.hasCluster() || rebuildMarker(node.files.dir) !== null) {
     await copyFrom(context, source, false, null);
-  } else if (!node.isStandbyDirectory()) {
-    await node.stop("fast");
+  } else {
+    await checkSystem(node, await identify(node, source));
+    if (!node.isStandbyDirectory()) await node.stop("fast");
   }
   await node.startStandby({ upstream: null });
   context.setDiverged(false);
@@ -269,6 +270,7 @@ export async function fastForward(context: ActionContext): Promise<void> {
     throw new SpillwayError("ha_action_waiting", "the assignment names no source or no target");
   }
   const target = parseLsn(targetLsn);
+  await checkSystem(node, await identify(node, source));
   await node.startStandby({ upstream: PgNode.upstreamConf(source, false) });
   const deadline = node.clock.monotonicMs() + 30_000;
   while ((await standbyPosition(node)).lsn < target) {
