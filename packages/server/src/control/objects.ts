@@ -18,12 +18,13 @@ export const EVERYTHING: Scope = { tenantId: null };
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const REDACTED = "[redacted]";
 
-/** The objects of a kind, in the order of their keys. `where`: fields and their values. */
+/** The objects of a kind, in the order of their keys. `where`: fields and their values; `show`: of connection strings. */
 export async function listObjects(
   db: Db,
   resource: Resource,
   where: ControlObject = {},
   scope: Scope = EVERYTHING,
+  show: (url: string) => string = redactUrls,
 ): Promise<ControlObject[]> {
   const params: unknown[] = [];
   const conditions = ["true"];
@@ -45,7 +46,7 @@ export async function listObjects(
     params,
     resource,
   );
-  return rows.map((row) => shape(resource, row));
+  return rows.map((row) => shape(resource, row, show));
 }
 
 /** By id or path. Throws `control_not_found`. */
@@ -167,10 +168,10 @@ function exprOf(resource: Resource, name: string): string {
   return `t.${quoteIdent(columnOf(name, field))}::text`;
 }
 
-function shape(resource: Resource, row: Record<string, unknown>): ControlObject {
+function shape(resource: Resource, row: Record<string, unknown>, show: (url: string) => string): ControlObject {
   const shown = shownFields(resource).map(([name, field]) => {
     const value = row[name];
-    return [name, field.access === "url" && typeof value === "string" ? redactUrls(value) : value] as const;
+    return [name, field.access === "url" && typeof value === "string" ? show(value) : value] as const;
   });
   return { id: row["id"], ...Object.fromEntries(shown) };
 }
