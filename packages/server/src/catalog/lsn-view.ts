@@ -1,6 +1,6 @@
 /**
  * A mirrored table's lake as of a WAL position: as the last flush at or before it left it, and so the same moment for all tables.
- * Every flush writes its position into the snapshot's summary (docs/internals/mirror.md §8). Snapshots thin out, so a position
+ * Every flush writes its position into the snapshot's summary (docs/internals/mirror.md §7). Snapshots thin out, so a position
  * between two kept ones is answered only where it is sure that none was taken away between them.
  */
 import { SpillwayError } from "@spillway/base/errors";

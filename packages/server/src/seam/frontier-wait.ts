@@ -23,6 +23,7 @@ interface Waiter {
 
 const LOOK_EVERY_MS = 15;
 const ASK_EVERY_MS = 200;
+const QUERY_MS = 2_000;
 
 /** A message of a transaction: its commit is flushed at once, so that the pump sees it on an idle server too. */
 const ASK = "SELECT pg_catalog.pg_logical_emit_message(true, 'spillway.flush', '')";
@@ -49,7 +50,7 @@ export class FrontierWait {
 
   async #run(): Promise<void> {
     this.#isRunning = true;
-    const { source, clock, log } = this.#options;
+    const { source, clock } = this.#options;
     while (this.#waiters.length > 0) {
       let frontier: Lsn | null = null;
       try {
@@ -57,20 +58,24 @@ export class FrontierWait {
         const asks = nowMs - this.#askedMs >= ASK_EVERY_MS;
         if (asks) this.#askedMs = nowMs;
         frontier = await source.use(async (connection) => {
-          if (asks) await connection.query(ASK);
-          const [found] = await connection.query(LOOK);
+          if (asks) await connection.query(ASK, { timeoutMs: QUERY_MS }).catch((error: unknown) => this.#said(error));
+          const [found] = await connection.query(LOOK, { timeoutMs: QUERY_MS });
           const text = found?.rows[0]?.[0];
           return text === null || text === undefined ? null : parseLsn(text);
         });
       } catch (error) {
         // Whoever waits falls back on the heap, and meets the fault there if it is still one.
-        log.debug("frontier.look_failed", { error: messageOf(error) });
+        this.#said(error);
       }
       this.#settle(frontier);
       if (this.#waiters.length > 0) await clock.sleep(LOOK_EVERY_MS);
     }
     // At once, not in a later turn: whoever waits now needs a loop of its own.
     this.#isRunning = false;
+  }
+
+  #said(error: unknown): void {
+    this.#options.log.debug("frontier.look_failed", { error: messageOf(error) });
   }
 
   #settle(frontier: Lsn | null): void {

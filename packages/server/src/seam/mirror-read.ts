@@ -1,5 +1,5 @@
 /**
- * Where a statement reads its mirrored tables from. The rule (docs/internals/mirror.md §8): one statement is one point in time.
+ * Where a statement reads its mirrored tables from. The rule (docs/internals/mirror.md §7): one statement is one point in time.
  * The heap is the moment of the statement's snapshot; the lake is the moment F, the same for all mirrored tables. So all of
  * them come from the one or from the other, and from the heap whenever anything else of the statement is read from Postgres.
  *
