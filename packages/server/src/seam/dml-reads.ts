@@ -264,7 +264,7 @@ class Reads {
 
 /** Predicates that leave out only what Postgres leaves out as well: an order of texts, for one, is its collation's. */
 export function meantAlike(predicates: readonly Predicate[]): readonly Predicate[] {
-  return predicates.filter((p) => toPgCondition(p) !== null);
+  return predicates.filter((p) => toPgCondition(p, undefined, "own") !== null);
 }
 
 /** T, which stays where it is until the transaction ends. Postgres refuses with 40001 when it moved after the snapshot. */

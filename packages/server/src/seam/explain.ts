@@ -69,7 +69,8 @@ function mirrorLine({ tier, why, frontier, ageMs, waitedMs, heapMs, lakeMs }: Mi
 function tableLines(t: TableStats): string[] {
   const lines = [`${t.table}: ${t.tier}, columns ${t.columns.join(", ")}`];
   if (t.tier !== "lake") {
-    const conditions = t.heapConditions.length === 0 ? "none" : t.heapConditions.join(" and ");
+    const filters = t.heapConditions.length === 0 ? "none" : t.heapConditions.join(" and ");
+    const conditions = t.heapLimit === "" ? filters : `${filters}, ${t.heapLimit.toLowerCase()}`;
     lines.push(`  heap: ${t.heapRows} ${t.heapAggregated ? "groups" : "rows"} fetched, conditions ${conditions}`);
   }
   if (t.snapshotId !== null) {

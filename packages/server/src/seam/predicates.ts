@@ -6,8 +6,8 @@
  *
  * The constant is brought to the column's type by DuckDB itself, and is used only if that loses nothing, so that the
  * comparison means what it means in the statement. Postgres is asked only what it answers exactly as DuckDB does: all of
- * it for integers, dates, times, timestamps, decimals, float8, boolean and uuid; for text and varchar only =, <>, IN and
- * NOT IN under a deterministic collation, never an order, which depends on the collation. No other type is compared there.
+ * it for integers, dates, times, timestamps, decimals, float8, boolean and uuid; for text and varchar =, <>, IN and NOT IN under a
+ * deterministic collation, and everything else under COLLATE "C", whose order is that of the bytes. No other type is compared there.
  */
 import { type ColumnKind, INFINITY_DAYS, INFINITY_I64 } from "@spillway/base/columns";
 import { and, FALSE, or, TRUE, type Expr } from "@spillway/lake/scan/scan";
@@ -298,24 +298,32 @@ function lakeExpr(predicate: Predicate, fieldIdOf: (column: SeamColumn) => numbe
 
 /** Base types that Postgres compares as DuckDB does. */
 const ORDERED = new Set([21, 23, 20, 26, 1082, 1083, 1114, 1184, 1700, 701, 16, 2950]);
-const EQUAL_ONLY = new Set([25, 1043]);
+const TEXTS = new Set([25, 1043]);
 
-/** The predicate as a condition in Postgres, or null when it would not mean exactly the same there. */
+/**
+ * The predicate as a condition in Postgres, or null when it would not mean exactly the same there. Texts are compared by their
+ * bytes; with `own`, only where the column's collation says the same: deterministic ones have one equality, which an index serves.
+ */
 export function toPgCondition(
   predicate: Predicate,
   nameOf: (column: SeamColumn) => string = (column) => quoteIdent(column.spec.name),
+  collation: "bytes" | "own" = "bytes",
 ): string | null {
   if ("args" in predicate) {
-    const args = predicate.args.map((arg) => toPgCondition(arg, nameOf));
+    const args = predicate.args.map((arg) => toPgCondition(arg, nameOf, collation));
     return args.includes(null) ? null : `(${args.join(predicate.op === "and" ? " AND " : " OR ")})`;
   }
   const { column } = predicate;
-  const name = nameOf(column);
-  if (predicate.op === "is-null") return `${name} IS NULL`;
-  if (predicate.op === "not-null") return `${name} IS NOT NULL`;
+  const plain = nameOf(column);
+  if (predicate.op === "is-null") return `${plain} IS NULL`;
+  if (predicate.op === "not-null") return `${plain} IS NOT NULL`;
   const equality = ["=", "!=", "in", "not-in"].includes(predicate.op);
   const oid = column.table.baseOid;
-  if (column.table.looseCollation || !(ORDERED.has(oid) || (equality && EQUAL_ONLY.has(oid)))) return null;
+  const isText = TEXTS.has(oid);
+  if (!isText && (column.table.looseCollation || !ORDERED.has(oid))) return null;
+  const byBytes = isText && (column.table.looseCollation || !equality);
+  if (byBytes && collation === "own") return null;
+  const name = byBytes ? `${plain} COLLATE "C"` : plain;
   const values = "values" in predicate ? predicate.values : "value" in predicate ? [predicate.value] : [];
   if (!values.every((v) => isInPgRange(column, v))) return null;
   if ("values" in predicate) {

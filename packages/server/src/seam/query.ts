@@ -9,6 +9,7 @@ import { type AggregatePlan, planAggregate, planJoined } from "./aggregate.ts";
 import { type AstNode, parseSelect, printSelect, tableRefs, type TableRef, textOf, usedNames } from "./ast.ts";
 import { asOfFor, asOfOf } from "./as-of.ts";
 import { atFrontier, type MirrorChoice, type MirrorStats, type MirrorWait } from "./mirror-read.ts";
+import { heapLimit } from "./heap-limit.ts";
 import type { LakePartials } from "./partials.ts";
 import type { Pin } from "./pins.ts";
 import { canRaise, guard, type GuardedTable, isMasked, policyColumns, policyKey, policyView } from "./policy.ts";
@@ -158,7 +159,11 @@ class Statement {
     if (choice !== null && "wait" in choice) return choice;
     this.#mirror = choice;
     const requests = choice?.tier === "lake" ? atFrontier(all) : all;
-    for (const [i, request] of requests.entries()) {
+    const [only, first] = [refs[0], all[0]];
+    const isOne = refs.length === 1 && plan === null && this.#guarded[0]?.policy === null;
+    const limit = isOne && only && first ? heapLimit(node, only, first, this.#options.params ?? []) : null;
+    for (const [i, each] of requests.entries()) {
+      const request = limit === null ? each : { ...each, heapLimit: limit };
       const partials = i === plan?.table ? this.#partialsOf(plan) : undefined;
       const open = await this.#parts.tables.open(
         scope.connection,

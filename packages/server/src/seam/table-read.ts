@@ -46,6 +46,8 @@ export interface TableRequest {
   readonly columns: readonly SeamColumn[];
   readonly predicates: readonly Predicate[];
   readonly asOf: AsOf | null;
+  /** Of the heap's rows only the first: ` ORDER BY … LIMIT n`; see heap-limit.ts. */
+  readonly heapLimit?: string;
   /** Leaves the heap out: only rows below T are wanted. */
   readonly coldOnly?: boolean;
   /** Instead of rows: partial aggregates of both tiers; see aggregate.ts. */
@@ -96,6 +98,8 @@ export interface TableStats {
   readonly snapshotId: bigint | null;
   readonly columns: readonly string[];
   readonly heapConditions: readonly string[];
+  /** The part of an order and a limit that the heap was asked for; empty without one. */
+  readonly heapLimit: string;
   readonly heapAggregated: boolean;
   readonly heapRows: number;
   readonly deltaRows: number;
@@ -256,7 +260,7 @@ export class TableReader {
       session,
       table: this.#engine.freshName("heap"),
       temporary: true,
-      select: `SELECT ${list} FROM ${relation.sql}${where}${heapQuery ? ` ${heapQuery.tail}` : ""}`,
+      select: `SELECT ${list} FROM ${relation.sql}${where}${heapQuery ? ` ${heapQuery.tail}` : (request.heapLimit ?? "")}`,
       columns: plans,
       ...(signal ? { signal } : {}),
     });
@@ -414,6 +418,7 @@ function statsOf(
     snapshotId: lake?.snapshotId ?? null,
     columns: request.columns.map((c) => c.spec.name),
     heapConditions: parts.heap ?? [],
+    heapLimit: heap ? (request.heapLimit ?? "").trim() : "",
     heapAggregated: request.partials !== undefined && heap !== null,
     heapRows: heap?.rows ?? 0,
     deltaRows: delta?.rows ?? 0,
