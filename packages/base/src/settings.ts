@@ -5,6 +5,7 @@ import { COMMON_SETTINGS } from "./settings/common.ts";
 import { CONTROL_SETTINGS } from "./settings/control.ts";
 import { HA_SETTINGS } from "./settings/ha.ts";
 import { MIRROR_SETTINGS } from "./settings/mirror.ts";
+import { SERVE_SETTINGS } from "./settings/serve.ts";
 import { WORKER_SETTINGS } from "./settings/worker.ts";
 
 export const SETTINGS = {
@@ -13,6 +14,7 @@ export const SETTINGS = {
   ...CONTROL_SETTINGS,
   ...HA_SETTINGS,
   ...MIRROR_SETTINGS,
+  ...SERVE_SETTINGS,
   ...WORKER_SETTINGS,
 } as const satisfies Record<string, Setting>;
 

@@ -13,6 +13,7 @@ import { registerPolicy } from "./commands/policy.ts";
 import { registerRegister } from "./commands/register.ts";
 import { registerRestore } from "./commands/restore.ts";
 import { registerResync } from "./commands/resync.ts";
+import { registerServe } from "./commands/serve.ts";
 import { registerSql } from "./commands/sql.ts";
 import { registerStatus } from "./commands/status.ts";
 import { registerUnregister } from "./commands/unregister.ts";
@@ -41,4 +42,5 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerBench,
   registerHa,
   registerNode,
+  registerServe,
 ];

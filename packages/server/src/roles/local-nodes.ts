@@ -7,7 +7,7 @@ import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync } f
 import { join } from "node:path";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
 import type { Logger } from "@spillway/base/log";
-import type { NodeBackend, NodeProcess } from "../serve/pool/backend.ts";
+import type { NodeBackend, NodeProcess } from "../serve/serve.ts";
 import type { NodeConfig } from "./node.ts";
 
 export interface LocalNodesOptions {

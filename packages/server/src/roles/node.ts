@@ -3,6 +3,7 @@
  * configuration on its standard input, and outlives the manager; the next one finds it by its row in the control database.
  */
 import { mkdirSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import type { Clock } from "@spillway/base/clock";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
@@ -11,8 +12,7 @@ import type { Logger } from "@spillway/base/log";
 import { localPathOf } from "@spillway/lake/store/store";
 import { directCommit } from "../movers/movers.ts";
 import { createSeam } from "../seam/seam.ts";
-import { NodeExecutor } from "../serve/node/executor.ts";
-import { NodeServer } from "../serve/node/node-server.ts";
+import { NodeExecutor, NodeServer } from "../serve/serve.ts";
 import { openRuntime } from "./runtime.ts";
 
 /** What a manager writes to the standard input of a node, as JSON. */
@@ -90,6 +90,7 @@ export async function runNode({ config, clock, log, signal }: NodeOptions): Prom
   const executor = new NodeExecutor({ seam, clock });
   let sampled = { memoryBytes: 0, tempBytes: 0 };
   const server = await NodeServer.listen({
+    server: createServer(),
     socketPath: config.socketPath,
     nodeId: config.nodeId,
     generation: config.generation,

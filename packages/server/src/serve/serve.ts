@@ -23,3 +23,13 @@ export { createGuard, type Decision, type GuardOptions } from "./access/guard.ts
 export { PgWireEdge, type PgWireLimits, type PgWireOptions } from "./edge/pgwire/pgwire.ts";
 export type { SourceAccess, SourceView, WireAuthenticator } from "./edge/pgwire/ports.ts";
 export { SourceFacts, type SourceFactsOptions } from "./edge/pgwire/source-facts.ts";
+export { NodeExecutor } from "./node/executor.ts";
+export { NodeServer } from "./node/node-server.ts";
+export type { NodeBackend, NodeProcess } from "./pool/backend.ts";
+export { type PoolDescription, Pools, type PoolsOptions } from "./pool/pools.ts";
+export { controlNodeStore, type NodeRow, type NodeStore } from "./pool/store.ts";
+export type { Principal, ServeSession, SessionOptions, Sessions } from "./session/session.ts";
+export type { StatementObserver } from "./session/session-options.ts";
+
+/** The Flight edge is loaded where it is used: a node has none. */
+export const loadFlight = (): Promise<typeof import("./edge/flight/flight.ts")> => import("./edge/flight/flight.ts");

@@ -3,7 +3,7 @@
  * own. What a connection held (statements, transactions) ends with it.
  */
 import { timingSafeEqual } from "node:crypto";
-import { createServer, type Server, type Socket } from "node:net";
+import type { Server, Socket } from "node:net";
 import { chmodSync } from "node:fs";
 import { must } from "@spillway/base/assert";
 import { isSpillwayError, messageOf, SpillwayError } from "@spillway/base/errors";
@@ -22,6 +22,8 @@ import {
 import type { NodeRequest } from "./request.ts";
 
 export interface NodeServerOptions {
+  /** Not listening yet. */
+  readonly server: Server;
   readonly socketPath: string;
   readonly nodeId: string;
   readonly generation: string;
@@ -51,7 +53,8 @@ export class NodeServer {
 
   private constructor(options: NodeServerOptions) {
     this.#options = options;
-    this.#server = createServer((socket) => this.#accept(socket));
+    this.#server = options.server;
+    this.#server.on("connection", (socket: Socket) => this.#accept(socket));
   }
 
   static async listen(options: NodeServerOptions): Promise<NodeServer> {

@@ -277,7 +277,7 @@ export class Pool<Config> implements Runner {
     const starts: Promise<void>[] = [];
     for (const role of ROLES) {
       const have = live.filter((r) => r.role === role);
-      for (let n = have.length; n < this.#spec.nodes[role]; n++) starts.push(this.#spawn(role));
+      for (let n = have.length; n < this.#spec.nodes[role]; n++) starts.push(this.#startNode(role));
       for (const row of have.slice(this.#spec.nodes[role])) void this.#retire(row);
     }
     await Promise.all(starts);
@@ -298,7 +298,7 @@ export class Pool<Config> implements Runner {
 
   readonly #starting = new Set<string>();
 
-  async #spawn(role: NodeRole): Promise<void> {
+  async #startNode(role: NodeRole): Promise<void> {
     const { store, backend, configOf, log } = this.#options;
     const row = await store.insert(this.#spec.id, role);
     this.#starting.add(row.id);

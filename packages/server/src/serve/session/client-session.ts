@@ -2,13 +2,12 @@
  * The one session under both protocols: what it may run, its transaction, its parameters. Where statements run is the
  * Runner's matter; what the user may do, the Guard's.
  */
-import type { Clock } from "@spillway/base/clock";
 import { newUuid } from "@spillway/base/ids";
 import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
-import type { NodeAction, NodeRequest, NodeResult, PlannedTable, Runner } from "../node/request.ts";
+import type { NodeAction, NodeRequest, NodeResult, PlannedTable } from "../node/request.ts";
 import { type Classified, classify, isAnalyze, type PgNode, splitStatements } from "../plan/classify.ts";
 import { SessionParameters } from "./parameters.ts";
-import { emptyResult, resultOf, textResult } from "./results.ts";
+import { emptyResult, resultOf } from "./results.ts";
 import type {
   CancelReason,
   Prepared,
@@ -16,71 +15,32 @@ import type {
   RunOptions,
   RunResult,
   ServeSession,
-  SessionOptions,
   SessionStatus,
-  WireColumn,
 } from "./session.ts";
-import { applySet, resetName, showName } from "./set-statement.ts";
+import { applySet, resetName } from "./set-statement.ts";
+import type { ClientSessionOptions, GuardContext } from "./session-options.ts";
+import {
+  ACTION_OF,
+  explained,
+  hasReturning,
+  isDml,
+  isRun,
+  localColumns,
+  nodeOf,
+  shown,
+  transactionOptions,
+  translated,
+  unsupported,
+} from "./statements.ts";
 import { parameterColumn, sendParam, type SentParam } from "./wire-types.ts";
 
-/** What a user may do, asked for each statement, when it is prepared and again when it runs. */
-export interface Guard {
-  /** Throws typed errors; null: everything (the owner). */
-  check(statement: Classified, context: GuardContext): Promise<readonly PlannedTable[] | null>;
-  /** The text to run for a statement that was checked: what the session answers is in it as constants. */
-  sqlOf?(statement: Classified, context: GuardContext): Promise<string>;
-}
-
-export interface GuardContext {
-  readonly principal: Principal;
-  readonly database: string;
-  readonly searchPath: readonly string[];
-  /** Of the session: search_path, TimeZone, … */
-  readonly parameter: (name: string) => string | null;
-}
-
-/** Told of every statement with its true end. */
-export interface StatementObserver {
-  started(statement: {
-    readonly id: string;
-    readonly session: ServeSession;
-    readonly sql: string;
-    readonly writes: boolean;
-  }): void;
-  queued(id: string, position: number): void;
-  ended(
-    id: string,
-    end: { readonly error: unknown; readonly rows: number; readonly bytes: number; readonly engineMs: number },
-  ): void;
-}
-
-export interface ClientSessionOptions extends SessionOptions {
-  readonly principal: Principal;
-  readonly runner: Runner;
-  readonly guard: Guard;
-  readonly clock: Clock;
-  readonly observer?: StatementObserver;
-  /** Looks the outcome of a commit up when its node is gone. */
-  readonly outcome?: (commitId: string) => Promise<"committed" | "rolled back">;
-  readonly onClose?: (session: ServeSession) => void;
-}
+export type { ClientSessionOptions, Guard, GuardContext, StatementObserver } from "./session-options.ts";
 
 interface Plan extends Prepared {
   readonly statement: Classified;
   readonly oids: readonly number[];
 }
 
-const ACTION_OF: Readonly<Partial<Record<Classified["kind"], NodeAction>>> = {
-  select: "query",
-  insert: "execute",
-  update: "execute",
-  delete: "execute",
-  explain: "explain",
-  ddl: "source",
-  truncate: "source",
-  merge: "source",
-  utility: "source",
-};
 const CANCEL_CODE = {
   client: "statement_canceled",
   killed: "statement_canceled",
@@ -449,85 +409,6 @@ export class ClientSession implements ServeSession {
   }
 }
 
-const OWN = new Set<Classified["kind"]>([
-  "begin", "commit", "rollback", "savepoint", "release", "rollback-to", "set", "reset", "show", "discard",
-]); // prettier-ignore
-
-function isRun({ kind, writes }: Classified): boolean {
-  if (kind === "select" || kind === "explain") return !writes;
-  return OWN.has(kind) || ACTION_OF[kind] !== undefined;
-}
-
-function unsupported({ kind, writes }: Classified): SpillwayError {
-  const what =
-    kind === "select" && writes ? "A query that changes or locks rows" : `A statement of this kind (${kind})`;
-  return new SpillwayError("sql_unsupported", `${what} is not run here.`, { details: { sqlstate: "0A000" } });
-}
-
-function translated(node: NodeResult, translate: (error: unknown) => unknown): NodeResult {
-  async function* messages(): AsyncIterable<Buffer> {
-    try {
-      yield* node.messages();
-    } catch (error) {
-      throw translate(error);
-    }
-  }
-  return { ...node, messages };
-}
-
 function plan(value: Plan): Prepared {
   return value;
-}
-
-function nodeOf(tree: PgNode): PgNode {
-  const [key = ""] = Object.keys(tree);
-  return (tree[key] ?? {}) as PgNode;
-}
-
-function isDml({ kind }: Classified): boolean {
-  return kind === "insert" || kind === "update" || kind === "delete";
-}
-
-function hasReturning({ tree }: Classified): boolean {
-  return tree !== null && JSON.stringify(nodeOf(tree)).includes('"return');
-}
-
-/** Columns of what the session answers itself; undefined: another kind of statement; null: no rows. */
-function localColumns(
-  { kind, tree }: Classified,
-  parameters: SessionParameters,
-): { readonly columns: readonly WireColumn[] | null; readonly arrowSchema: Buffer | null } | null | undefined {
-  if (kind === "show") return shown(parameters, tree ? nodeOf(tree) : {});
-  if (kind === "explain") return textResult("EXPLAIN", ["QUERY PLAN"], []);
-  return kind === "select" || kind === "insert" || kind === "update" || kind === "delete" ? undefined : null;
-}
-
-function shown(parameters: SessionParameters, node: PgNode): NodeResult {
-  const name = showName(node);
-  if (name === "all") {
-    return textResult(
-      "SHOW",
-      ["name", "setting", "description"],
-      parameters.all().map(([n, v]) => [n, v, ""]),
-    );
-  }
-  const shownName = parameters.nameOf(name);
-  return textResult("SHOW", [shownName], [[parameters.get(name)]]);
-}
-
-function transactionOptions(node: PgNode): Map<string, string> {
-  const options = (node["options"] ?? []) as readonly PgNode[];
-  return new Map(
-    options.map((o) => {
-      const def = (o["DefElem"] ?? {}) as PgNode;
-      const text = JSON.stringify(def["arg"] ?? "");
-      const value = /"sval":"([^"]*)"/.exec(text)?.[1] ?? (/"ival":1|"boolval":true/.test(text) ? "on" : "off");
-      return [String(def["defname"]), value];
-    }),
-  );
-}
-
-/** The statement that is explained. Its options were read from the parse tree. */
-function explained(sql: string): string {
-  return sql.replace(/^\s*explain\s*(?:\([^)]*\)|(?:(?:analyze|analyse|verbose)\b\s*)*)/i, "");
 }
