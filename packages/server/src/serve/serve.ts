@@ -33,3 +33,5 @@ export type { StatementObserver } from "./session/session-options.ts";
 
 /** The Flight edge is loaded where it is used: a node has none. */
 export const loadFlight = (): Promise<typeof import("./edge/flight/flight.ts")> => import("./edge/flight/flight.ts");
+export { type AdminApi, type AdminApiOptions, createAdminApi, type Health } from "./edge/http/admin-api.ts";
+export { openApi } from "./edge/http/openapi.ts";
