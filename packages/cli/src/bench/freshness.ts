@@ -34,12 +34,13 @@ export const run: Bench = async (options) => {
   const writer = await connect(scratch.url, { applicationName: "spillway bench load" });
   const reads = await openReads(scratch);
   let worker: ReturnType<Scratch["spawn"]> | null = null;
+  let load: ReturnType<typeof startLoad> | null = null;
   try {
     await makeTables(scratch.client);
     await scratch.run(["register", "--mode", "mirrored", ...[...TABLES, "probe"].flatMap((t) => ["--table", t])]);
     worker = scratch.spawn(["worker"]);
     await untilLive(scratch.client);
-    const load = startLoad(writer, rate, options.signal);
+    load = startLoad(writer, rate, options.signal);
     const lake = await visible(scratch.client, reads, seconds * 1000, options.signal);
     options.say(
       `${lake.length} commits: p50 ${Math.round(median(lake))} ms, p99 ${Math.round(quantile(lake, 0.99))} ms`,
@@ -68,9 +69,11 @@ export const run: Bench = async (options) => {
         strict_p50_ms: Math.round(median(strict.ms)),
         strict_max_ms: Math.round(Math.max(...strict.ms)),
         cli_strict_ms: Math.round(median(cli)),
+        flush_ms: await flushMs(scratch.client),
       },
     );
   } finally {
+    await load?.stop().catch(() => {});
     await worker?.end();
     await reads.close();
     await endClient(writer);
@@ -163,6 +166,7 @@ function startLoad(client: Client, rate: number, signal: AbortSignal): { stop():
       await systemClock.sleep(LOAD_TICK_MS);
     }
   })();
+  running.catch(() => {});
   return {
     stop: async () => {
       state.over = true;
@@ -228,6 +232,15 @@ async function readMax(seam: Seam, options: QueryOptions): Promise<{ value: numb
     if (column && batch.length > 0) value = Number(valueAt(column, 0));
   }
   return { value, stats: result.stats };
+}
+
+/** The median flush, from its journal entry to its commit. */
+async function flushMs(client: Client): Promise<number> {
+  const { rows } = await client.query<{ ms: number | null }>(
+    `select percentile_cont(0.5) within group (order by extract(epoch from ended_at - started_at) * 1000)::float8 as ms
+     from spillway.journal where kind = 'mirror' and phase = 'committed'`,
+  );
+  return Math.round(rows[0]?.ms ?? 0);
 }
 
 /** The same as a command of its own, its start included. */
