@@ -35,7 +35,7 @@ password is printed once, and, where a source and a warehouse are set, a tenant,
 }
 
 async function serve(run: CommandContext): Promise<void> {
-  const stateDir = run.get(SETTINGS.serveStateDir) ?? join(homedir(), ".spillway", "serve");
+  const stateDir = run.get(SETTINGS.serveStateDir) ?? defaultStateDir();
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   const tls = tlsOf(run);
   const controlUrl = run.get(SETTINGS.controlUrl) ?? (await embedded(run, stateDir));
@@ -54,6 +54,7 @@ async function serve(run: CommandContext): Promise<void> {
     sessionTtlMs: run.get(SETTINGS.sessionTtl),
     lockout: { failures: run.get(SETTINGS.lockoutFailures), lockMs: run.get(SETTINGS.lockoutTime) },
     apiKey: run.get(SETTINGS.apiKey),
+    oidcIssuers: run.get(SETTINGS.oidcIssuers),
     connectTimeoutMs: run.get(SETTINGS.connectTimeout),
     cacheBytes: run.get(SETTINGS.cacheBytes),
     s3: {
@@ -72,14 +73,19 @@ async function serve(run: CommandContext): Promise<void> {
   });
 }
 
+/** Root's home is closed to the user that the embedded Postgres runs as. */
+function defaultStateDir(): string {
+  return process.getuid?.() === 0 ? "/var/lib/spillway/serve" : join(homedir(), ".spillway", "serve");
+}
+
 async function embedded(run: CommandContext, stateDir: string): Promise<string> {
   const dir = join(stateDir, "control");
+  // Postgres runs as another user where this one is root.
+  if (process.getuid?.() === 0) chmodSync(stateDir, 0o711);
   const server = await startEmbedded({
     dir,
     settings: { shared_buffers: "32MB", max_wal_size: "256MB", wal_level: "replica" },
   });
-  // Postgres runs as another user where this one is root.
-  chmodSync(stateDir, 0o711);
   run.onClose(() => server.stop());
   return server.url();
 }
