@@ -13,6 +13,8 @@ const BENCHES: Readonly<Record<string, Load>> = {
   mirror: async () => (await import("../bench/mirror.ts")).run,
   freshness: async () => (await import("../bench/freshness.ts")).run,
   failover: async () => (await import("../bench/failover.ts")).run,
+  "serve-latency": async () => (await import("../bench/serve-latency.ts")).run,
+  "serve-cold": async () => (await import("../bench/serve-cold.ts")).run,
 };
 
 const CHAOS: Readonly<Record<string, Load>> = {
