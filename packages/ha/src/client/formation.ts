@@ -9,7 +9,14 @@ import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
 import type { Clock } from "@spillway/base/clock";
 import { SpillwayError } from "@spillway/base/errors";
-import { isAlive, isServerProcess, postmasterPid, sendSignal, serverProcesses } from "../postgres/processes.ts";
+import {
+  isAlive,
+  isServerProcess,
+  postmasterPid,
+  rebuildPrograms,
+  sendSignal,
+  serverProcesses,
+} from "../postgres/processes.ts";
 import { RawConnection } from "@spillway/pg/wire/connection";
 import { createTableSql } from "./writer.ts";
 import { MonitorProcess } from "./monitor-process.ts";
@@ -25,6 +32,8 @@ export interface FormationOptions {
   readonly numberSync?: number;
   /** The monitor's settings by their flag's name, e.g. `ha-restart-tries`. */
   readonly settings?: Readonly<Record<string, string>>;
+  /** Between keepers and monitor; the keepers' own certificate is among `create`. */
+  readonly tls?: boolean;
   /** Further flags of `create postgres`, for every node. */
   readonly create?: Readonly<Record<string, string>>;
   /** Makes the program of `--on-role-change`, in the formation's folder. */
@@ -124,7 +133,7 @@ export class FormationNode {
   #createArgs(): string[] {
     const { monitor, options, clientNetwork } = this.#formation;
     const flags: Record<string, string> = {
-      monitor: monitor.url,
+      monitor: monitor.address,
       pgdata: this.pgdata,
       pgport: String(this.pgPort),
       "pg-bin": options.pgBin,
@@ -174,7 +183,7 @@ export class FormationNode {
   }
 
   #all(withWatchdog = true): number[] {
-    const pids = serverProcesses(this.pgdata).map((p) => p.pid);
+    const pids = [...serverProcesses(this.pgdata).map((p) => p.pid), ...rebuildPrograms(this.pgdata)];
     if (this.keeperPid !== null) pids.unshift(this.keeperPid);
     if (withWatchdog && this.watchdogPid !== null) pids.unshift(this.watchdogPid);
     return pids;
@@ -255,24 +264,10 @@ export class Formation {
     const { options } = this;
     const say = options.say ?? ((): void => {});
     this.hookProgram = options.hook?.(this.dir) ?? null;
-    const host = this.lab?.hostAddress ?? "127.0.0.1";
-    this.#monitor = await MonitorProcess.start({
-      dir: join(this.dir, "monitor"),
-      listen: `${host}:${await freePort(host)}`,
-      runAs: this.runAs,
-      clock: options.clock,
-      settings: options.settings ?? {},
-    });
-    say(`monitor at ${this.#monitor.url}`);
-    const nodes: FormationNode[] = [];
+    await this.startMonitor("monitor");
+    say(`monitor at ${this.monitor.url}`);
     for (let i = 0; i < options.nodes; i++) {
-      const net = this.lab?.nodes[i] ?? null;
-      const nodeHost = net?.address ?? "127.0.0.1";
-      const ports: [number, number] = net ? [5432, 6432] : [await freePort(nodeHost), await freePort(nodeHost)];
-      const node = new FormationNode(this, i, nodeHost, ports, net);
-      nodes.push(node);
-      this.nodes = [...nodes];
-      node.startKeeper();
+      const node = await this.addNode();
       if (i === 0) await this.waitFor("the first node", async () => (await this.viewOf(node)) === "single");
     }
     if (options.numberSync !== undefined) await this.monitor.set({ numberSyncStandbys: options.numberSync });
@@ -290,6 +285,28 @@ export class Formation {
     this.monitor.close();
     rmSync(this.monitor.dir, { recursive: true, force: true });
     this.#monitor = await this.monitor.again();
+  }
+
+  /** A new monitor in a directory of its own, in the place of the one before (which is left as it is). */
+  async startMonitor(name: string): Promise<void> {
+    const { clock, settings = {}, tls = false } = this.options;
+    const host = this.lab?.hostAddress ?? "127.0.0.1";
+    const listen = `${host}:${await freePort(host)}`;
+    this.#monitor?.close();
+    const { runAs } = this;
+    this.#monitor = await MonitorProcess.start({ dir: join(this.dir, name), listen, runAs, clock, settings, tls });
+  }
+
+  /** One more node, created and started. */
+  async addNode(): Promise<FormationNode> {
+    const i = this.nodes.length;
+    const net = this.lab?.nodes[i] ?? null;
+    const host = net?.address ?? "127.0.0.1";
+    const ports: [number, number] = net ? [5432, 6432] : [await freePort(host), await freePort(host)];
+    const node = new FormationNode(this, i, host, ports, net);
+    this.nodes = [...this.nodes, node];
+    node.startKeeper();
+    return node;
   }
 
   /** The URI that an application uses: every node, in the order of their creation. */

@@ -1,10 +1,13 @@
 /** The monitor of a formation under test: started, asked, killed, started again. */
 import { spawn, type ChildProcess } from "node:child_process";
+import { X509Certificate } from "node:crypto";
 import { closeSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Clock } from "@spillway/base/clock";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
 import { AdminClient } from "../commands/client.ts";
+import { HttpClient } from "../keeper/http-client.ts";
+import { fingerprintOf } from "../monitor/certificate.ts";
 import {
   eventsView,
   explainView,
@@ -27,6 +30,7 @@ export interface MonitorOptions {
   readonly clock: Clock;
   /** Settings by their flag's name, e.g. `ha-restart-tries`. */
   readonly settings: Readonly<Record<string, string>>;
+  readonly tls?: boolean;
   /** Endpoints of an etcd cluster instead of the embedded store. */
   readonly etcd?: readonly string[];
 }
@@ -42,13 +46,25 @@ export class MonitorProcess {
 
   private constructor(options: MonitorOptions) {
     this.#options = options;
-    this.url = `http://${options.listen}`;
+    this.url = `${options.tls ? "https" : "http"}://${options.listen}`;
   }
 
   static async start(options: MonitorOptions): Promise<MonitorProcess> {
     const monitor = new MonitorProcess(options);
     const etcd = options.etcd ? ["--etcd", options.etcd.join(",")] : [];
-    await monitor.#spawn(["create", "monitor", "--dir", options.dir, "--listen", options.listen, ...etcd], true);
+    await monitor.#spawn(
+      [
+        "create",
+        "monitor",
+        "--dir",
+        options.dir,
+        "--listen",
+        options.listen,
+        ...etcd,
+        ...(options.tls ? ["--tls"] : []),
+      ],
+      true,
+    );
     await monitor.run();
     return monitor;
   }
@@ -60,6 +76,17 @@ export class MonitorProcess {
   /** A new one with the same options. */
   again(): Promise<MonitorProcess> {
     return MonitorProcess.start(this.#options);
+  }
+
+  /** SHA-256 of its certificate; null without TLS. */
+  get fingerprint(): string | null {
+    if (!this.#options.tls) return null;
+    return fingerprintOf(new X509Certificate(readFileSync(join(this.#options.dir, "tls.crt"))).raw);
+  }
+
+  /** As `create postgres --monitor` takes it. */
+  get address(): string {
+    return this.fingerprint === null ? this.url : `${this.url}/?fingerprint=${this.fingerprint}`;
   }
 
   get registrationToken(): string {
@@ -78,8 +105,8 @@ export class MonitorProcess {
     await this.#spawn(["run", "--dir", dir, ...flags], false);
     const deadline = clock.monotonicMs() + START_TIMEOUT_MS;
     for (;;) {
-      const up = await fetch(`${this.url}${MONITOR_PATHS.health}`).then(
-        (r) => r.ok,
+      const up = await this.metrics().then(
+        () => true,
         () => false,
       );
       if (up) break;
@@ -88,7 +115,7 @@ export class MonitorProcess {
       await clock.sleep(25);
     }
     const token = readFileSync(join(dir, "admin-token"), "utf8").trim();
-    this.#admin = new AdminClient({ urls: [this.url], token, fingerprint: null }, clock, 2_000);
+    this.#admin = new AdminClient({ urls: [this.url], token, fingerprint: this.fingerprint }, clock, 2_000);
   }
 
   async #spawn(args: readonly string[], wait: boolean): Promise<void> {
@@ -127,6 +154,17 @@ export class MonitorProcess {
     return this.#admin;
   }
 
+  /** What `/metrics` says. Throws while it does not answer. */
+  async metrics(): Promise<string> {
+    const call = { method: "GET", url: `${this.url}${MONITOR_PATHS.metrics}`, token: "", timeoutMs: 2_000 } as const;
+    const http = new HttpClient();
+    try {
+      return (await http.call({ ...call, fingerprint: this.fingerprint })).body;
+    } finally {
+      http.close();
+    }
+  }
+
   state(): Promise<StateView> {
     return this.#client().get(MONITOR_PATHS.state, { formation: FORMATION }, stateView);
   }
@@ -145,8 +183,12 @@ export class MonitorProcess {
     return view.lines;
   }
 
-  async perform(kind: "switchover" | "failover" | "promotion", node: string | null = null): Promise<void> {
-    const body = { formation: FORMATION, kind, node, allowDataLoss: false, primaryIsDown: false };
+  async perform(
+    kind: "switchover" | "failover" | "promotion",
+    node: string | null = null,
+    primaryIsDown = false,
+  ): Promise<void> {
+    const body = { formation: FORMATION, kind, node, allowDataLoss: false, primaryIsDown };
     await this.#client().post(MONITOR_PATHS.perform, body, stateView);
   }
 

@@ -5,7 +5,7 @@
 import { isSpillwayError, messageOf, SpillwayError } from "@spillway/base/errors";
 import { CHANGE_COMMANDS } from "./change.ts";
 import { LOG_OPTIONS, parse, SETTING_OPTIONS, type Command, type Io } from "./command.ts";
-import { createPostgresCommand, KEEPER_RUN_OPTIONS, runAsKeeper } from "./keeper-commands.ts";
+import { createPostgresCommand, KEEPER_RUN_OPTIONS, replaceMonitorCommand, runAsKeeper } from "./keeper-commands.ts";
 import { createMonitor, runAsMonitor } from "./monitor-commands.ts";
 import { SHOW_COMMANDS, table } from "./show.ts";
 
@@ -31,6 +31,7 @@ const run: Command = {
 export const COMMANDS: readonly Command[] = [
   createMonitor,
   createPostgresCommand,
+  replaceMonitorCommand,
   run,
   ...SHOW_COMMANDS,
   ...CHANGE_COMMANDS,

@@ -161,7 +161,8 @@ export function monitorAddress(args: Args, io: Io): MonitorAddress {
   return { ...address, token };
 }
 
-function readToken(path: string): string {
+/** The one line of a private file. Throws `usage`. */
+export function readToken(path: string): string {
   try {
     return readFileSync(path, "utf8").trim();
   } catch (cause) {

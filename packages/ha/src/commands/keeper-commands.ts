@@ -1,5 +1,6 @@
 /** `create postgres`, and `run` in the role of a keeper: parsing only, the work is `keeper/commands.ts`. */
 import { createPostgres, dropPrivileges, runKeeper } from "../keeper/commands.ts";
+import { replaceMonitor } from "../keeper/replace-monitor.ts";
 import { JSON_OPTION, logger, LOG_OPTIONS, monitorAddress, type Args, type Command, type Io } from "./command.ts";
 
 const USER = { user: { value: "NAME", help: "Started as root: give that up and become this user first." } };
@@ -83,6 +84,42 @@ export const createPostgresCommand: Command = {
         : `Node ${name} is registered in ${formation}. Run it: spillway-ha run --pgdata ${pgdata}`,
     );
     return args.has("run") ? runAsKeeper(pgdata, args, io) : 0;
+  },
+};
+
+export const replaceMonitorCommand: Command = {
+  words: "replace monitor",
+  summary: "Gives a node another monitor when the old one is lost for good; Postgres runs on. The primary goes first.",
+  options: {
+    monitor: {
+      value: "URL",
+      help: "The new one: http(s)://[TOKEN@]host:port[?fingerprint=…], several with commas (or SPILLWAY_HA_MONITOR).",
+    },
+    "token-file": { value: "PATH", help: "File with its registration token (or SPILLWAY_HA_TOKEN)." },
+    pgdata: { value: "PATH", help: "The node's data directory." },
+    ...STATE_DIR,
+    ...USER,
+    ...JSON_OPTION,
+  },
+  examples: [
+    "spillway-ha replace monitor --pgdata /var/lib/postgresql/ha --monitor http://10.0.0.6:6400 --token-file registration-token",
+  ],
+  run: async (args, io) => {
+    const address = monitorAddress(args, io);
+    if (args.text("user") !== undefined) dropPrivileges(args.required("user"));
+    const { formation, name, nodeId, monitors } = await replaceMonitor({
+      pgdata: args.required("pgdata"),
+      stateDir: args.text("state-dir"),
+      monitors: address.urls,
+      registrationToken: address.token,
+      monitorFingerprint: address.fingerprint,
+    });
+    io.out(
+      args.has("json")
+        ? JSON.stringify({ formation, name, nodeId, monitors })
+        : `Node ${name} of ${formation} belongs to ${monitors.join(",")} now; its keeper goes over by itself.`,
+    );
+    return 0;
   },
 };
 

@@ -8,7 +8,7 @@ import { fingerprintOf } from "../monitor/certificate.ts";
 import { MonitorFiles, newToken, type MonitorConfig } from "../monitor/monitor-files.ts";
 import type { Timings } from "../protocol/messages.ts";
 import { runMonitor } from "../roles/monitor.ts";
-import { JSON_OPTION, logger, settingOf, type Args, type Command, type Io } from "./command.ts";
+import { JSON_OPTION, logger, readToken, settingOf, type Args, type Command, type Io } from "./command.ts";
 
 export const createMonitor: Command = {
   words: "create monitor",
@@ -19,6 +19,8 @@ export const createMonitor: Command = {
     url: { value: "URL", help: "Under which keepers and commands reach it (default: from --listen)." },
     tls: { help: "Use TLS with a generated certificate, pinned by its fingerprint." },
     etcd: { value: "URL,URL,…", help: "Keep the state in this etcd v3 cluster, shared with other monitors." },
+    "etcd-user": { value: "NAME", help: "With --etcd: the user to log in as, when etcd asks for one." },
+    "etcd-password-file": { value: "PATH", help: "File with that user's password; it is copied (mode 0600)." },
     cluster: { value: "NAME", help: "With --etcd: monitors of the same name share their state (default: default)." },
     ...JSON_OPTION,
   },
@@ -33,7 +35,9 @@ export const createMonitor: Command = {
         remedy: "Run it, or choose another --dir.",
       });
     const config = configOf(args);
-    files.create(config, { adminToken: newToken(), registrationToken: newToken() }, io.clock.wallMs());
+    const tokens = { adminToken: newToken(), registrationToken: newToken() };
+    const password = config.etcdUser === null ? null : readToken(args.required("etcd-password-file"));
+    files.create(config, tokens, io.clock.wallMs(), password);
     printAddress(files, config, args, io);
     return Promise.resolve(0);
   },
@@ -53,7 +57,9 @@ function configOf(args: Args): MonitorConfig {
   const cluster = args.text("cluster") ?? "default";
   if (!/^[a-z0-9][a-z0-9_-]{0,62}$/.test(cluster))
     throw new SpillwayError("usage", `--cluster is ${JSON.stringify(cluster)}: expected a name`);
-  return { listen, url, tls: args.has("tls"), etcd, cluster };
+  const etcdUser = args.text("etcd-user") ?? null;
+  if (etcdUser !== null && etcd.length === 0) throw new SpillwayError("usage", "--etcd-user is for --etcd only");
+  return { listen, url, tls: args.has("tls"), etcd, cluster, etcdUser };
 }
 
 function printAddress(files: MonitorFiles, config: MonitorConfig, args: Args, io: Io): void {

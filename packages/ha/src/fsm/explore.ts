@@ -65,7 +65,7 @@ export function start(count: number): Config {
 function requestOf(id: number): Parameters<typeof register>[1] {
   const fixed = { protocol: 1, formation: "f", pgPort: 5432, keeperUrl: "", keeperFingerprint: null } as const;
   const rest = { systemIdentifier: null, pgVersion: 150000, candidatePriority: 50, replicationQuorum: true };
-  return { ...fixed, ...rest, name: `n${id}`, host: `h${id}` };
+  return { ...fixed, ...rest, follows: false, secrets: null, name: `n${id}`, host: `h${id}` };
 }
 
 function copyObs(o: Observations): Observations {

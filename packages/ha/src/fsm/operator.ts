@@ -43,6 +43,8 @@ export function register(d: Draft, request: RegisterRequest, tokenHash: string):
   if (f.nodes.length >= MAX_NODES)
     throw new SpillwayError("limit_exceeded", `a formation has at most ${MAX_NODES} nodes`);
   const first = f.nodes.length === 0;
+  if (first && request.follows) refuse(`${request.name} is a standby: the primary has to be registered first`);
+  if (first && request.secrets !== null) f.secrets = { ...request.secrets };
   const node = newRow(request, f.nextNodeId++, tokenHash);
   f.nodes.push(node);
   f.systemIdentifier ??= request.systemIdentifier;

@@ -4,7 +4,7 @@
  * stores what it was told. It touches no data directory: that is the first transition's work, under `run`.
  */
 import { lookup } from "node:dns/promises";
-import { createHash, X509Certificate } from "node:crypto";
+import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, openSync, closeSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { hostname as systemHostname, userInfo } from "node:os";
 import { join, resolve } from "node:path";
@@ -13,7 +13,7 @@ import { SpillwayError } from "@spillway/base/errors";
 import { randomHex } from "@spillway/base/ids";
 import type { Logger } from "@spillway/base/log";
 import { Metrics } from "@spillway/base/metrics";
-import { detectBinaries, type Binaries } from "../postgres/binaries.ts";
+import { detectBinaries, versionNumber, type Binaries } from "../postgres/binaries.ts";
 import { checkPortFree } from "../postgres/postmaster.ts";
 import { isAlive, readStat } from "../postgres/processes.ts";
 import {
@@ -29,6 +29,8 @@ import { HttpClient } from "./http-client.ts";
 import { parseListen } from "./http-server.ts";
 import { Keeper } from "./keeper.ts";
 import { MonitorClient } from "./monitor-client.ts";
+import { certificateFingerprint, keeperUrlOf } from "./place.ts";
+import { hasReplacement, takeReplacement } from "./replace-monitor.ts";
 
 export interface CreatePostgresOptions {
   /** URLs of the monitors, at least one. */
@@ -61,6 +63,7 @@ export interface KeeperProcessDeps {
 }
 
 const REGISTER_TIMEOUT_MS = 10_000;
+const REPLACEMENT_POLL_MS = 500;
 const LEAST_WAL_SENDERS = 16;
 const LEAST_SLOTS = 32;
 const SOCKET_PATH_LIMIT = 100;
@@ -101,23 +104,26 @@ export async function createPostgres(options: CreatePostgresOptions, deps: Keepe
   await checkPortFree(options.pgPort, pgListen);
   await checkPortFree(keeperAt.port, [keeperAt.host]);
   makePrivateDirectory(stateDir);
-  const fingerprint = certificateFingerprint(options.tlsCert);
+  const tlsCert = options.tlsCert === undefined ? null : resolve(options.tlsCert);
+  const fingerprint = certificateFingerprint(tlsCert);
   const name = options.name ?? `${host.split(".")[0]?.toLowerCase() ?? "node"}-${options.pgPort}`;
   const formation = options.formation ?? "default";
-  const scheme = options.tlsCert === undefined ? "http" : "https";
   const registered = await register(options, {
     protocol: PROTOCOL_VERSION,
     formation,
     name,
     host,
     pgPort: options.pgPort,
-    keeperUrl: `${scheme}://${host.includes(":") ? `[${host}]` : host}:${keeperAt.port}`,
+    keeperUrl: keeperUrlOf({ host, keeperListen, tlsCert }),
     keeperFingerprint: fingerprint,
+    follows: false,
+    secrets: null,
     systemIdentifier: found.kind === "cluster" ? found.control.systemId : null,
     pgVersion: versionNumber(binaries),
     candidatePriority: options.candidatePriority ?? 50,
     replicationQuorum: options.replicationQuorum ?? true,
   });
+  const before = files.exists() ? files.readConfig() : null;
   const config: KeeperConfig = {
     formation,
     name,
@@ -138,7 +144,7 @@ export async function createPostgres(options: CreatePostgresOptions, deps: Keepe
     replicationPassword: registered.replicationPassword,
     sslmode: options.sslmode ?? "prefer",
     keeperListen,
-    tlsCert: options.tlsCert === undefined ? null : resolve(options.tlsCert),
+    tlsCert,
     tlsKey: options.tlsKey === undefined ? null : resolve(options.tlsKey),
     clients: options.clients ?? [],
     onRoleChange: options.onRoleChange ?? null,
@@ -147,8 +153,8 @@ export async function createPostgres(options: CreatePostgresOptions, deps: Keepe
   };
   files.writeConfig(config);
   const core = files.readCore();
-  // A monitor whose assignments begin before those that were obeyed here is another one: what the node was is over.
-  const isNewMonitor = core.assignment !== null && registered.assignment.version < core.appliedVersion;
+  // Another peer token is another formation, of a monitor that has lost its store: what the node was is over.
+  const isNewMonitor = before !== null && before.peerToken !== registered.peerToken;
   if (isNewMonitor) deps.log.warn("this monitor does not know the node: it begins anew", { was: core.state });
   if (core.assignment === null || isNewMonitor) {
     files.writeCore({ state: "init", assignment: registered.assignment, appliedVersion: 0 });
@@ -178,17 +184,39 @@ export async function runKeeper(
 ): Promise<"stopped" | "dropped"> {
   refuseRoot();
   const files = new KeeperFiles(resolve(options.stateDir ?? defaultStateDir(options.pgdata)));
-  const config = files.readConfig();
+  files.readConfig();
   const lock = lockKeeper(files);
   try {
-    const wantMajor = dataDirectoryMajor(config.pgdata) ?? undefined;
-    const binaries = await detectBinaries({ pgBin: config.pgBin, wantMajor });
-    const keeper = new Keeper(config, files, binaries, { clock: deps.clock, log: deps.log, metrics: new Metrics() });
-    const end = await keeper.run(deps.signal);
-    if (end === "dropped") rmSync(files.path("keeper.json"), { force: true });
-    return end;
+    for (;;) {
+      takeReplacement(files);
+      const config = files.readConfig();
+      const wantMajor = dataDirectoryMajor(config.pgdata) ?? undefined;
+      const binaries = await detectBinaries({ pgBin: config.pgBin, wantMajor });
+      const keeper = new Keeper(config, files, binaries, { clock: deps.clock, log: deps.log, metrics: new Metrics() });
+      const handover = new AbortController();
+      const ended = new AbortController();
+      const watching = awaitReplacement(files, deps.clock, ended.signal, handover);
+      const end = await keeper.run(deps.signal, handover.signal).finally(() => ended.abort());
+      await watching;
+      if (end === "replaced") continue;
+      if (end === "dropped") rmSync(files.path("keeper.json"), { force: true });
+      return end;
+    }
   } finally {
     lock();
+  }
+}
+
+/** Ends the present keeper, and leaves Postgres alone, when another monitor was given. */
+async function awaitReplacement(
+  files: KeeperFiles,
+  clock: Clock,
+  ended: AbortSignal,
+  handover: AbortController,
+): Promise<void> {
+  while (!ended.aborted) {
+    if (hasReplacement(files)) return handover.abort();
+    await clock.sleep(REPLACEMENT_POLL_MS, ended);
   }
 }
 
@@ -202,23 +230,6 @@ async function warnUnresolvable(host: string, log: Logger): Promise<void> {
 
 function isLoopback(host: string): boolean {
   return host === "localhost" || host === "::1" || host.startsWith("127.");
-}
-
-function versionNumber(binaries: Binaries): number {
-  const minor = Number(/^\d+\.(\d+)/.exec(binaries.version)?.[1] ?? 0);
-  return binaries.major * 10_000 + minor;
-}
-
-/** SHA-256 of the certificate, as peers pin it. Throws `config_invalid`. */
-function certificateFingerprint(path: string | undefined): string | null {
-  if (path === undefined) return null;
-  try {
-    return createHash("sha256")
-      .update(new X509Certificate(readFileSync(path)).raw)
-      .digest("hex");
-  } catch (cause) {
-    throw new SpillwayError("config_invalid", `${path} is not a readable certificate`, { cause });
-  }
 }
 
 /** Where Postgres puts its sockets: where it did before, and last in a private folder for the keeper. */

@@ -6,7 +6,7 @@ import { isSpillwayError, messageOf, SpillwayError } from "@spillway/base/errors
 import type { Edge } from "../fsm/table.ts";
 import { needsLease } from "../fsm/states.ts";
 import type { Assignment, NodeReport } from "../protocol/messages.ts";
-import { fencePostgres } from "../postgres/processes.ts";
+import { endRebuildPrograms, fencePostgres } from "../postgres/processes.ts";
 import { ACTIONS } from "./actions/actions.ts";
 import type { PgNode } from "./node.ts";
 
@@ -41,6 +41,7 @@ export class Executor {
   #failures = 0;
   #retryAtMs = Number.NEGATIVE_INFINITY;
   #settledAtMs = Number.NEGATIVE_INFINITY;
+  #cleared = false;
   diverged = false;
 
   constructor(node: PgNode) {
@@ -103,14 +104,31 @@ export class Executor {
       const setDiverged = (diverged: boolean): void => {
         this.diverged = diverged;
       };
+      await this.#endLeftovers();
       await ACTIONS[edge.action]({ node, assignment, signal, setDiverged });
       if (signal.aborted) throw new SpillwayError("interrupted", "another assignment came");
     });
   }
 
+  /**
+   * Once in a keeper's life, before its first action: what a killed keeper was running on the directory outlives it,
+   * and would go on writing into what is made or started now.
+   */
+  async #endLeftovers(): Promise<void> {
+    if (this.#cleared) return;
+    const { pgdata, clock } = this.#node;
+    if (!(await endRebuildPrograms(pgdata, (ms) => clock.sleep(ms)))) {
+      throw new SpillwayError("ha_postgres_stop_failed", `programs of an earlier keeper still work on ${pgdata}`);
+    }
+    this.#cleared = true;
+  }
+
   /** Starts the server again as it was. */
   restart(leased: boolean, done: (outcome: Outcome) => void): void {
-    this.#start(RESTART, null, leased, done, () => this.#node.restart());
+    this.#start(RESTART, null, leased, done, async () => {
+      await this.#endLeftovers();
+      await this.#node.restart();
+    });
   }
 
   #start(

@@ -25,7 +25,7 @@ import { MonitorClient } from "./monitor-client.ts";
 import { PgNode } from "./node.ts";
 import { rebuildMarker } from "../postgres/rejoin.ts";
 import { NOTHING, Observer, type Observation } from "./observe.ts";
-import { buildReport, supersedes } from "./report.ts";
+import { buildReport, roleFacts, supersedes } from "./report.ts";
 import { RestartBudget, Supervisor } from "./restart-budget.ts";
 import { SlotKeeper } from "./slots.ts";
 import { WatchdogLink } from "./watchdog-link.ts";
@@ -114,8 +114,8 @@ export class Keeper {
     return this.#core.state;
   }
 
-  /** Runs until `signal` (then Postgres is stopped in order), or until the node was dropped. */
-  async run(signal: AbortSignal): Promise<"stopped" | "dropped"> {
+  /** Runs until `signal` (then Postgres is stopped in order), `handover` (it goes on), or until the node was dropped. */
+  async run(signal: AbortSignal, handover: AbortSignal): Promise<"stopped" | "replaced" | "dropped"> {
     const { keeperListen, tlsCert, tlsKey, peerToken } = this.#config;
     this.#lease.resume(this.#files.path("beat"));
     const server = await serveKeeper(
@@ -135,11 +135,13 @@ export class Keeper {
     this.#hooks.onState(this.#core.state);
     this.#log.info("keeper started", { state: this.#core.state, pid: process.pid });
     const stop = (): void => this.#stopping.abort();
-    if (signal.aborted) stop();
-    signal.addEventListener("abort", stop, { once: true });
+    if (signal.aborted || handover.aborted) stop();
+    for (const s of [signal, handover]) s.addEventListener("abort", stop, { once: true });
     try {
       await Promise.all([this.#tickLoop(), this.#beatLoop(), this.#promiseLoop(), this.#watchLoop()]);
       if (this.#core.state === "dropped") return "dropped";
+      await this.#idle();
+      if (handover.aborted && !signal.aborted) return "replaced";
       await this.#standDown();
       return "stopped";
     } finally {
@@ -404,22 +406,18 @@ export class Keeper {
   // ---------------------------------------------------------------- roles and the end
 
   #role(): RoleFacts {
-    const seen = this.#observation;
-    const { state } = this.#core;
-    const isRunning = seen.answers && this.#node.postmaster.pid() !== null;
-    return {
-      isPrimary: isRunning && isWritable(state) && seen.inRecovery === false && this.#lease.held(),
-      isStandby: isRunning && seen.inRecovery === true && seen.upstream?.streaming === true,
-      state,
-      isRunning,
-    };
+    const isRunning = this.#observation.answers && this.#node.postmaster.pid() !== null;
+    return roleFacts(this.#core.state, this.#observation, isRunning, this.#lease.held());
+  }
+
+  async #idle(): Promise<void> {
+    this.#executor.abort();
+    while (this.#executor.busy) await this.#clock.sleep(TICK_MS);
   }
 
   /** SIGTERM: Postgres is stopped in order; a primary says that it is out, so that nobody waits for its lease. */
   async #standDown(): Promise<void> {
     this.#log.info("stopping", { state: this.#core.state });
-    this.#executor.abort();
-    while (this.#executor.busy) await this.#clock.sleep(TICK_MS);
     if (!isStopped(this.#core.state) && this.#core.state !== "maintenance") {
       await this.#node.stop("fast", 10_000).catch((error: unknown) => this.#log.error("stop failed", { error }));
       if (this.#core.assignment?.lease.required === true) this.#persist(fence(this.#core));

@@ -1,6 +1,8 @@
 /** The report to the monitor, put together from what the keeper knows; and what of an assignment matters to actions. */
 import type { KeeperCore } from "../fsm/keeper-core.ts";
 import { PROTOCOL_VERSION, type Assignment, type NodeReport } from "../protocol/messages.ts";
+import { isWritable, type State } from "../fsm/states.ts";
+import type { RoleFacts } from "./http-server.ts";
 import type { Observation } from "./observe.ts";
 
 export interface ReportFacts {
@@ -52,6 +54,16 @@ export function buildReport(facts: ReportFacts): NodeReport {
     promise: facts.promise,
     lease: facts.lease,
     action: facts.action,
+  };
+}
+
+/** What the node is for a client that asks this keeper. */
+export function roleFacts(state: State, seen: Observation, isRunning: boolean, leaseHeld: boolean): RoleFacts {
+  return {
+    isPrimary: isRunning && isWritable(state) && seen.inRecovery === false && leaseHeld,
+    isStandby: isRunning && seen.inRecovery === true && seen.upstream?.streaming === true,
+    state,
+    isRunning,
   };
 }
 

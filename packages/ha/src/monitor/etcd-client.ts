@@ -38,17 +38,28 @@ const txnAnswer = object({
 });
 const grantAnswer = object({ ID: longText, TTL: optional(longText, "0"), error: optional(text(), "") });
 const keepAliveAnswer = object({ result: nullable(object({ TTL: optional(longText, "0") })) });
+const authAnswer = object({ token: text(4096) });
 const anything = object({});
 const gatewayError = object({ error: optional(text(), ""), message: optional(text(), ""), code: optional(int(0), 0) });
+
+/** For an etcd with authentication enabled. */
+export interface EtcdLogin {
+  readonly user: string;
+  readonly password: string;
+}
 
 export class EtcdClient {
   readonly #endpoints: readonly string[];
   readonly #timeoutMs: number;
+  readonly #login: EtcdLogin | null;
   #current = 0;
+  /** Of the last login; etcd forgets it after a while (`--auth-token-ttl`), or with the member that gave it. */
+  #token: string | null = null;
 
-  constructor(endpoints: readonly string[], timeoutMs: number) {
+  constructor(endpoints: readonly string[], timeoutMs: number, login: EtcdLogin | null = null) {
     this.#endpoints = endpoints;
     this.#timeoutMs = timeoutMs;
+    this.#login = login;
   }
 
   /** All keys with the prefix, in order. */
@@ -114,17 +125,49 @@ export class EtcdClient {
   }
 
   async #callOne<T>(endpoint: string, path: string, body: unknown, validator: Validator<T>): Promise<T> {
+    if (this.#login !== null) this.#token ??= await this.#authenticate(endpoint, this.#login);
+    let answer = await this.#post(endpoint, path, body);
+    if (this.#login !== null && isTokenRefused(answer)) {
+      this.#token = await this.#authenticate(endpoint, this.#login);
+      answer = await this.#post(endpoint, path, body);
+    }
+    if (answer.ok) return validator(answer.payload, `etcd ${path}`);
+    throw new Error(`${answer.status} ${wordsOf(answer)}`);
+  }
+
+  /** Source: https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/ (authentication). */
+  async #authenticate(endpoint: string, login: EtcdLogin): Promise<string> {
+    this.#token = null;
+    const answer = await this.#post(endpoint, "/v3/auth/authenticate", { name: login.user, password: login.password });
+    if (answer.ok) return authAnswer(answer.payload, "etcd authenticate").token;
+    throw new Error(`etcd refuses the login of ${login.user}: ${wordsOf(answer)}`);
+  }
+
+  async #post(endpoint: string, path: string, body: unknown): Promise<Answer> {
     const response = await fetch(new URL(path, endpoint), {
       method: "POST",
       body: JSON.stringify(body),
-      headers: { "content-type": "application/json" },
+      headers: { "content-type": "application/json", ...(this.#token === null ? {} : { authorization: this.#token }) },
       signal: AbortSignal.timeout(this.#timeoutMs),
     });
-    const payload: unknown = await response.json();
-    if (response.ok) return validator(payload, `etcd ${path}`);
-    const { error, message } = gatewayError(payload, `etcd ${path}`);
-    throw new Error(`${response.status} ${error || message}`);
+    return { ok: response.ok, status: response.status, payload: (await response.json()) as unknown };
   }
+}
+
+interface Answer {
+  readonly ok: boolean;
+  readonly status: number;
+  readonly payload: unknown;
+}
+
+function wordsOf(answer: Answer): string {
+  const { error, message } = gatewayError(answer.payload, "etcd's answer");
+  return error || message;
+}
+
+/** The token ran out, or the members restarted, or the permissions were changed meanwhile. */
+function isTokenRefused(answer: Answer): boolean {
+  return !answer.ok && /invalid auth token|revision of auth store is old|user name is empty/.test(wordsOf(answer));
 }
 
 function encode(value: string): string {

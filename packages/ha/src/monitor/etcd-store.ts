@@ -11,7 +11,7 @@ import { isSpillwayError, messageOf, SpillwayError } from "@spillway/base/errors
 import { randomHex } from "@spillway/base/ids";
 import type { Logger } from "@spillway/base/log";
 import type { Formation } from "../fsm/model.ts";
-import { EtcdClient, type Write } from "./etcd-client.ts";
+import { EtcdClient, type EtcdLogin, type Write } from "./etcd-client.ts";
 import { MAX_EVENTS, type Commit, type MonitorStore, type StoredEvent, type StoredState } from "./store.ts";
 
 export interface EtcdOptions {
@@ -23,6 +23,7 @@ export interface EtcdOptions {
   readonly clock: Clock;
   readonly log: Logger;
   readonly ttlSeconds?: number;
+  readonly login?: EtcdLogin | null;
 }
 
 const CALL_TIMEOUT_MS = 1000;
@@ -55,7 +56,7 @@ export class EtcdStore implements MonitorStore {
 
   constructor(options: EtcdOptions) {
     this.#o = options;
-    this.#etcd = new EtcdClient(options.endpoints, CALL_TIMEOUT_MS);
+    this.#etcd = new EtcdClient(options.endpoints, CALL_TIMEOUT_MS, options.login ?? null);
     this.#prefix = `/spillway-ha/${options.cluster}/`;
   }
 

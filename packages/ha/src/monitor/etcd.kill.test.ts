@@ -150,6 +150,47 @@ describe.skipIf(!HAVE)("monitors over etcd", () => {
     await b.close();
   });
 
+  test("with a user and a password; a login that etcd forgot is made again", async () => {
+    const call = async (path: string, body: unknown, token = ""): Promise<Record<string, unknown>> => {
+      const headers = token === "" ? {} : { authorization: token };
+      const answer = await fetch(`${endpoints[1]}${path}`, { method: "POST", body: JSON.stringify(body), headers });
+      expect(answer.status, path).toBe(200);
+      return (await answer.json()) as Record<string, unknown>;
+    };
+    await call("/v3/auth/user/add", { name: "root", password: "pw" });
+    await call("/v3/auth/user/grant", { user: "root", role: "root" });
+    await call("/v3/auth/enable", {});
+    const login = { user: "root", password: "pw" };
+    try {
+      const make = (with_: typeof login | null): EtcdStore =>
+        new EtcdStore({
+          endpoints,
+          cluster: "auth",
+          url: "http://m",
+          clock: systemClock,
+          log: silentLogger,
+          login: with_,
+        });
+      const [none, wrong] = [make(null), make({ user: "root", password: "wrong" })];
+      await expect(none.shared("x", "1")).rejects.toMatchObject({ code: "ha_store" });
+      await expect(wrong.shared("x", "1")).rejects.toThrow(/refuses the login of root/);
+      const store = make(login);
+      await store.lead(never);
+      await store.commit({ formation: formationNamed("f", 1), events: [] });
+      // Any change of the users makes etcd refuse what was handed out before.
+      const { token } = await call("/v3/auth/authenticate", { name: "root", password: "pw" });
+      await call("/v3/auth/user/add", { name: "other", password: "pw" }, String(token));
+      await store.commit({ formation: formationNamed("f", 2), events: [] });
+      await store.close();
+      const next = make(login);
+      expect((await next.lead(never)).formations[0]?.version).toBe(2);
+      await next.close();
+    } finally {
+      const { token } = await call("/v3/auth/authenticate", { name: "root", password: "pw" });
+      await call("/v3/auth/disable", {}, String(token));
+    }
+  });
+
   test("three monitor processes: the leader is killed again and again, nothing that was answered is lost", async () => {
     const quiet: Io = { out: () => {}, err: () => {}, env: {}, clock: systemClock, signal: never };
     const ports = await freePorts(3);

@@ -3,7 +3,17 @@ import { randomBytes } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
-import { bool, list, nameText, object, parseMessage, text, type Infer } from "../protocol/validate.ts";
+import {
+  bool,
+  list,
+  nameText,
+  nullable,
+  object,
+  optional,
+  parseMessage,
+  text,
+  type Infer,
+} from "../protocol/validate.ts";
 import { selfSigned } from "./certificate.ts";
 
 const monitorConfig = object({
@@ -16,6 +26,8 @@ const monitorConfig = object({
   etcd: list(text(512), 16),
   /** Monitors of one cluster share their state in etcd. */
   cluster: nameText,
+  /** For an etcd with authentication: its password is in the file `etcd-password`. */
+  etcdUser: optional(nullable(text(255)), null),
 });
 export type MonitorConfig = Infer<typeof monitorConfig>;
 
@@ -26,6 +38,7 @@ export interface MonitorSecrets {
 
 const CONFIG = "monitor.json";
 const ADMIN = "admin-token";
+const ETCD_PASSWORD = "etcd-password";
 const REGISTRATION = "registration-token";
 
 export class MonitorFiles {
@@ -40,7 +53,7 @@ export class MonitorFiles {
   }
 
   /** Creates the directory, tokens and certificate; the configuration last, so that half is nothing. */
-  create(config: MonitorConfig, secrets: MonitorSecrets, nowMs: number): void {
+  create(config: MonitorConfig, secrets: MonitorSecrets, nowMs: number, etcdPassword: string | null = null): void {
     try {
       mkdirSync(this.dir, { recursive: true, mode: 0o700 });
       chmodSync(this.dir, 0o700);
@@ -48,6 +61,7 @@ export class MonitorFiles {
       throw new SpillwayError("config_invalid", `${this.dir} cannot be made private: ${messageOf(cause)}`, { cause });
     }
     this.writeSecrets(secrets);
+    if (etcdPassword !== null) this.#write(ETCD_PASSWORD, `${etcdPassword}\n`);
     if (config.tls) {
       const { cert, key } = selfSigned([new URL(config.url).hostname.replace(/^\[|\]$/g, ""), "localhost"], nowMs);
       this.#write("tls.crt", cert);
@@ -67,6 +81,12 @@ export class MonitorFiles {
 
   secrets(): MonitorSecrets {
     return { adminToken: this.#read(ADMIN).trim(), registrationToken: this.#read(REGISTRATION).trim() };
+  }
+
+  /** How to log in to etcd, or null. */
+  etcdLogin(): { readonly user: string; readonly password: string } | null {
+    const { etcdUser: user } = this.config();
+    return user === null ? null : { user, password: this.#read(ETCD_PASSWORD).trim() };
   }
 
   tls(): { readonly cert: string; readonly key: string } {

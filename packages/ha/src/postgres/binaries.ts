@@ -124,6 +124,12 @@ export function parseVersion(text: string): { major: number; version: string } {
   return { major: Number(match[2]), version: match[1] ?? "" };
 }
 
+/** server_version_num, as far as the programs tell it. */
+export function versionNumber(binaries: Binaries): number {
+  const minor = Number(/^\d+\.(\d+)/.exec(binaries.version)?.[1] ?? 0);
+  return binaries.major * 10_000 + minor;
+}
+
 function supported(major: number): boolean {
   return major >= OLDEST_MAJOR && major <= NEWEST_MAJOR;
 }

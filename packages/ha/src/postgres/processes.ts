@@ -84,6 +84,35 @@ export function serverProcesses(pgdata: string): ServerProcess[] {
   return found.toSorted((a, b) => Number(pids.has(a.parent)) - Number(pids.has(b.parent)));
 }
 
+/** Programs of an earlier keeper that still change the directory: pg_basebackup, pg_rewind and initdb outlive it. */
+export function rebuildPrograms(pgdata: string): number[] {
+  return readdirSync("/proc").flatMap((name) => {
+    if (!/^\d+$/.test(name) || !isAlive(Number(name))) return [];
+    try {
+      const [program = "", ...args] = readFileSync(`/proc/${name}/cmdline`, "utf8").split("\0");
+      const rebuilds = /(^|\/)(pg_basebackup|pg_rewind|initdb)$/.test(program);
+      return rebuilds && args[args.indexOf("-D") + 1] === pgdata ? [Number(name)] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/** Ends them by force. False when one does not go within `limitMs`. */
+export async function endRebuildPrograms(
+  pgdata: string,
+  sleep: (ms: number) => Promise<void>,
+  limitMs = 5000,
+): Promise<boolean> {
+  for (let waited = 0; waited < limitMs; waited += FENCE_STEP_MS) {
+    const left = rebuildPrograms(pgdata);
+    if (left.length === 0) return true;
+    for (const pid of left) sendSignal(pid, "SIGKILL");
+    await sleep(FENCE_STEP_MS);
+  }
+  return rebuildPrograms(pgdata).length === 0;
+}
+
 /** Whether this very process is a live server process of the directory (a pid may have been given anew). */
 export function isServerProcess(pid: number, pgdata: string): boolean {
   if (!isAlive(pid)) return false;

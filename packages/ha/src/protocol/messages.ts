@@ -217,6 +217,10 @@ export const registerRequest = object({
   pgVersion: int(100000),
   candidatePriority: optional(int(0, 100), 50),
   replicationQuorum: optional(bool, true),
+  /** Its data directory is a standby's: it cannot be the first node. */
+  follows: optional(bool, false),
+  /** Of a formation whose monitor was lost: the first node brings them along. */
+  secrets: nullable(object({ peerToken: text(256), replicationUser: text(63), replicationPassword: text(256) })),
 });
 export type RegisterRequest = Infer<typeof registerRequest>;
 

@@ -93,7 +93,14 @@ function checkTimings(timings: Timings, limits: Limits): void {
 async function openStore(config: MonitorConfig, options: MonitorOptions): Promise<MonitorStore> {
   const { clock, log, files } = options;
   if (config.etcd.length === 0) return LogStore.open(files.dir);
-  return new EtcdStore({ endpoints: config.etcd, cluster: config.cluster, url: config.url, clock, log });
+  return new EtcdStore({
+    endpoints: config.etcd,
+    cluster: config.cluster,
+    url: config.url,
+    clock,
+    log,
+    login: files.etcdLogin(),
+  });
 }
 
 /** Monitors over etcd have the same tokens: the first one's. */

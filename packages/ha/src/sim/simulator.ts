@@ -185,6 +185,8 @@ export class Simulation implements Cluster {
       pgVersion: 150000,
       candidatePriority: 50,
       replicationQuorum: true,
+      follows: false,
+      secrets: null,
     } as const;
     this.#operate((d) => void register(d, request, ""));
   }

@@ -47,15 +47,16 @@ export async function ensureRoles(node: PgNode): Promise<void> {
     "pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean)",
   ];
   const exists = await node.sql(
-    `SELECT 1 AS there FROM pg_roles WHERE rolname = ${quoteLiteral(node.config.replicationUser)} AND rolreplication`,
+    `SELECT 1 AS there FROM pg_roles WHERE rolname = ${quoteLiteral(node.config.replicationUser)}`,
   );
-  if (exists.length > 0) return;
+  // A role that is there is of an adopted cluster: its password may be that of another monitor's formation.
+  const verb = exists.length > 0 ? "ALTER" : "CREATE";
   await node.sql(
     `BEGIN;
      SET LOCAL password_encryption = 'scram-sha-256';
      SET LOCAL log_statement = 'none';
      SET LOCAL log_min_error_statement = 'panic';
-     CREATE ROLE ${role} LOGIN REPLICATION PASSWORD ${password};
+     ${verb} ROLE ${role} LOGIN REPLICATION PASSWORD ${password};
      ${functions.map((f) => `GRANT EXECUTE ON FUNCTION ${f} TO ${role};`).join("\n")}
      COMMIT`,
     10_000,
