@@ -183,9 +183,8 @@ async function setOption(session: Parameters<typeof runText>[0], name: string, v
   if (name === "catalog") return value === null || value === session.database ? 0 : INVALID_VALUE;
   const setting = name === "schema" ? "search_path" : name;
   if (!/^[A-Za-z_][A-Za-z0-9_.]*$/.test(setting)) return INVALID_NAME;
-  const shown = name === "schema" && value !== null ? quoteIdent(value) : value;
   try {
-    await runText(session, shown === null ? `RESET ${setting}` : `SET ${setting} = ${quoteLiteral(shown)}`);
+    await runText(session, value === null ? `RESET ${setting}` : `SET ${setting} = ${quoteLiteral(value)}`);
     return 0;
   } catch {
     return session.parameter(setting) === null ? INVALID_NAME : INVALID_VALUE;

@@ -1,11 +1,12 @@
 /** CommandStatementIngest: rows of Arrow into a table, made first where the client says so, in one transaction. */
 import { SpillwayError } from "@spillway/base/errors";
 import type { ColumnBatch, ColumnSpec } from "@spillway/base/columns";
-import { quoteIdent, quoteQualified } from "@spillway/pg/quote";
+import { quoteIdent, quoteLiteral, quoteQualified } from "@spillway/pg/quote";
 import type { ServeSession, WireParam } from "../../session/session.ts";
 import { runText } from "./connections.ts";
 import { paramAt, type PutStream } from "./params.ts";
 import { type Message, text, textOrNull } from "./proto.ts";
+import { rowsOf } from "./rows.ts";
 import { typeName } from "./schemas.ts";
 
 /** `TableNotExistOption` and `TableExistsOption`. */
@@ -60,7 +61,8 @@ async function prepareTable(
   const options = (command["tableDefinitionOptions"] ?? {}) as Message;
   const ifAbsent = Number(options["ifNotExist"] ?? 0);
   const ifThere = Number(options["ifExists"] ?? 0);
-  const there = await exists(session, target);
+  const named = textOrNull(command["schema"]);
+  const there = await exists(session, named === "" ? null : named, text(command["table"]));
   if (there && ifThere === FAIL_WHERE_THERE) {
     throw new SpillwayError("control_exists", `The table ${target} exists already.`, {
       details: { sqlstate: "42P07" },
@@ -79,17 +81,16 @@ async function prepareTable(
   await runText(session, `CREATE ${temporary}TABLE ${target} (${list})`);
 }
 
-/** Whether the session can name it. */
-async function exists(session: ServeSession, target: string): Promise<boolean> {
-  try {
-    await session.prepare(`SELECT * FROM ${target}`);
-    return true;
-  } catch (error) {
-    if (error instanceof SpillwayError && (error.code === "table_unknown" || error.details["sqlstate"] === "42P01")) {
-      return false;
-    }
-    throw error;
-  }
+/** Asked of the catalog: a statement that fails would end the transaction. */
+async function exists(session: ServeSession, schema: string | null, table: string): Promise<boolean> {
+  const where = schema === null ? "" : ` AND table_schema = ${quoteLiteral(schema)}`;
+  const rows = await rowsOf(
+    session,
+    `SELECT table_schema::text FROM information_schema.tables WHERE table_name = ${quoteLiteral(table)}${where}`,
+  );
+  if (schema !== null || rows.length === 0) return rows.length > 0;
+  const path = session.parameter("search_path") ?? "";
+  return rows.some(([found]) => path.split(",").some((name) => name.trim().replaceAll('"', "") === found));
 }
 
 async function insert(
