@@ -3,7 +3,8 @@
  * to a file of bounded size and from there to the database later, each once (a record has an id, made before it is sent). When
  * neither can take more, records of reads are dropped and counted, and writes are refused.
  */
-import { appendFile, readFile, rm, stat } from "node:fs/promises";
+import { appendFile, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { Clock } from "@spillway/base/clock";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
 import { newUuid } from "@spillway/base/ids";
@@ -34,7 +35,7 @@ export interface AuditOptions {
   readonly log: Logger;
   /** Null for a command. */
   readonly managerId: string | null;
-  /** Of this process alone. */
+  /** `audit-<something of its own>.spool`; what ended processes left beside it is taken over. */
   readonly spoolFile: string;
   /** Default 64 MiB. */
   readonly spoolBytes?: number;
@@ -63,6 +64,8 @@ interface AuditRow {
 }
 
 const BATCH = 500;
+/** A spool that nobody wrote to for so long is nobody's. */
+const ABANDONED_MS = 60_000;
 const MAX_TEXT = 2000;
 const INSERT = `insert into spillway_control.audit
   select * from jsonb_populate_recordset(null::spillway_control.audit, $1::jsonb) on conflict do nothing`;
@@ -70,6 +73,8 @@ const INSERT = `insert into spillway_control.audit
 export class AuditLog {
   readonly #options: AuditOptions;
   readonly #waiting: AuditRow[] = [];
+  /** Files of ended processes. */
+  readonly #claimed: string[] = [];
   readonly #closed = new AbortController();
   #wake = new AbortController();
   #spooled = 0;
@@ -122,6 +127,7 @@ export class AuditLog {
       (s) => s.size,
       () => 0,
     );
+    await this.#claim().catch((error: unknown) => log.warn("audit.not_claimed", { error: messageOf(error) }));
     for (;;) {
       try {
         await this.#flush();
@@ -135,8 +141,32 @@ export class AuditLog {
     }
   }
 
+  /** Renaming gives each file to one process. A live one makes itself a new file. */
+  async #claim(): Promise<void> {
+    const { spoolFile, clock } = this.#options;
+    const dir = dirname(spoolFile);
+    for (const name of await readdir(dir)) {
+      const path = join(dir, name);
+      if (!/^audit-.*\.spool$/.test(name) || path === spoolFile) continue;
+      const known = await stat(path).catch(() => null);
+      if (known === null || clock.wallMs() - known.mtimeMs < ABANDONED_MS) continue;
+      const own = join(dir, `audit-${newUuid()}.spool`);
+      const isOurs = await rename(path, own).then(
+        () => true,
+        () => false,
+      );
+      if (isOurs) this.#claimed.push(own);
+    }
+  }
+
   async #flush(): Promise<void> {
-    if (this.#spooled > 0 && !this.#options.control.isAway) await this.#replay();
+    if (!this.#options.control.isAway) {
+      while (this.#claimed[0] !== undefined && (await this.#replay(this.#claimed[0]))) this.#claimed.shift();
+      if (this.#spooled > 0 && (await this.#replay(this.#options.spoolFile))) {
+        this.#spooled = 0;
+        this.#full = false;
+      }
+    }
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.slice(0, BATCH);
       if (this.#spooled > 0 || !(await this.#insert(batch))) await this.#spool(batch);
@@ -169,9 +199,13 @@ export class AuditLog {
   }
 
   /** The file's records into the database; again after a failure, which the ids make harmless. */
-  async #replay(): Promise<void> {
-    const { spoolFile, log } = this.#options;
-    const lines = (await readFile(spoolFile, "utf8")).split("\n").filter((line) => line !== "");
+  async #replay(path: string): Promise<boolean> {
+    const { log } = this.#options;
+    const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
+      if (error.code === "ENOENT") return "";
+      throw error;
+    });
+    const lines = text.split("\n").filter((line) => line !== "");
     // A line that was cut off by the end of a process is no record.
     const rows = lines.flatMap((line): AuditRow[] => {
       try {
@@ -180,10 +214,9 @@ export class AuditLog {
         return [];
       }
     });
-    for (let i = 0; i < rows.length; i += BATCH) if (!(await this.#insert(rows.slice(i, i + BATCH)))) return;
-    await rm(spoolFile, { force: true });
-    this.#spooled = 0;
-    this.#full = false;
+    for (let i = 0; i < rows.length; i += BATCH) if (!(await this.#insert(rows.slice(i, i + BATCH)))) return false;
+    await rm(path, { force: true });
     log.info("audit.replayed", { records: rows.length });
+    return true;
   }
 }

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, existsSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -171,7 +171,7 @@ describe("a manifest", () => {
 
 describe("the audit", () => {
   const dir = mkdtempSync(join(tmpdir(), "spillway-audit-"));
-  const spoolFile = join(dir, "spool");
+  const spoolFile = join(dir, "audit-1.spool");
   afterAll(() => rmSync(dir, { recursive: true, force: true }));
   const count = async (action: string): Promise<number> =>
     Number(
@@ -179,19 +179,25 @@ describe("the audit", () => {
         ?.n,
     );
 
+  const away = { value: false };
+  // The connection is real; only whether it is thought to be there is set.
+  const fake = {
+    get isAway() {
+      return away.value;
+    },
+    read: <T>(work: Parameters<Control["read"]>[0]) => control.read(work) as Promise<T>,
+  } as unknown as Control;
+  const make = (file = spoolFile): AuditLog =>
+    new AuditLog({
+      control: fake,
+      clock: systemClock,
+      log: silentLogger,
+      managerId: null,
+      spoolFile: file,
+      intervalMs: 20,
+    });
+
   test("records reach the database; while it is away they wait in a file, and each arrives once", async () => {
-    const away = { value: false };
-    // The connection is real; only whether it is thought to be there is set.
-    const fake = { get isAway() { return away.value; }, read: control.read.bind(control) } as unknown as Control; // prettier-ignore
-    const make = (): AuditLog =>
-      new AuditLog({
-        control: fake,
-        clock: systemClock,
-        log: silentLogger,
-        managerId: null,
-        spoolFile,
-        intervalMs: 20,
-      });
     const first = make();
     for (let i = 0; i < 1200; i++) first.record({ action: "one", allowed: i % 2 === 0, reason: "r", details: { i } });
     await expect.poll(() => count("one"), { timeout: 5000 }).toBe(1200);
@@ -211,6 +217,20 @@ describe("the audit", () => {
     await expect.poll(() => count("two"), { timeout: 5000 }).toBe(700);
     await expect.poll(() => existsSync(spoolFile), { timeout: 2000 }).toBe(false);
     await second.close();
+  });
+
+  test("what an ended process left is taken over by the next, once", async () => {
+    away.value = true;
+    const gone = make();
+    for (let i = 0; i < 20; i++) gone.record({ action: "four", allowed: true });
+    await gone.close();
+    const old = new Date(Date.now() - 3_600_000);
+    utimesSync(spoolFile, old, old);
+    away.value = false;
+    const others = [2, 3].map((n) => make(join(dir, `audit-${n}.spool`)));
+    await expect.poll(() => count("four"), { timeout: 5000 }).toBe(20);
+    await Promise.all(others.map((o) => o.close()));
+    expect(readdirSync(dir)).toEqual([]);
   });
 
   test("where nothing can take more, reads go on and are counted, writes are refused", async () => {

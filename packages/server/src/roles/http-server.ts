@@ -56,6 +56,9 @@ export const HTTP_LIMITS: HttpLimits = {
 
 export interface HttpServer {
   readonly url: string;
+  readonly port: number;
+  /** Settled when the listener ends by itself. */
+  readonly died: Promise<Error>;
   /** For connections from now on. Throws `config_invalid`, and goes on with what it has. */
   reloadTls(tls: TlsFiles): void;
   stop(): Promise<void>;
@@ -99,12 +102,15 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
     socket.once("close", () => sockets.delete(socket));
   });
   await listen(server, options.host, options.port);
+  const died = new Promise<Error>((resolve) => server.once("error", resolve));
   const address = server.address() as AddressInfo;
   const shown = address.family === "IPv6" ? `[${address.address}]` : address.address;
   const url = `${options.tls ? "https" : "http"}://${shown}:${address.port}`;
   options.log.info(`${options.name}.listening`, { url });
   return {
     url,
+    port: address.port,
+    died,
     reloadTls: (tls) => {
       if (options.tls === null) return;
       try {

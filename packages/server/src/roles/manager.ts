@@ -12,7 +12,7 @@ import { newUuid } from "@spillway/base/ids";
 import type { Logger } from "@spillway/base/log";
 import { Metrics } from "@spillway/base/metrics";
 import { normalizeLocation } from "@spillway/lake/store/store";
-import { Control } from "../control/control.ts";
+import { type AuditLog, Control } from "../control/control.ts";
 import { Engine } from "../engine/engine.ts";
 import {
   AccessControl,
@@ -20,10 +20,13 @@ import {
   controlNodeStore,
   createGuard,
   loadFlight,
+  OidcVerifier,
+  parseIssuers,
   type PoolDescription,
   Pools,
   SourceFacts,
 } from "../serve/serve.ts";
+import { createAuditor } from "./auditor.ts";
 import { localNodes, processStart } from "./local-nodes.ts";
 import type { NodeConfig } from "./node.ts";
 import { type PgWireListener, startPgWire } from "./pgwire.ts";
@@ -44,6 +47,8 @@ export interface ManagerOptions {
   readonly sessionTtlMs: number;
   readonly lockout: { readonly failures: number; readonly lockMs: number };
   readonly apiKey: string | null;
+  /** `issuer|audience, …`; null: none. */
+  readonly oidcIssuers: string | null;
   readonly connectTimeoutMs: number;
   readonly cacheBytes: number;
   readonly s3: { readonly endpoint: string | null; readonly region: string; readonly pathStyle: boolean };
@@ -82,6 +87,9 @@ export async function runManager(options: ManagerOptions): Promise<void> {
   const stop = new AbortController();
   const beating = beat(options, control, managerId, host, stop.signal);
   const access = new AccessControl({ control, engine, log });
+  const metrics = new Metrics();
+  const auditor = createAuditor({ control, clock, log, managerId, stateDir: options.stateDir, metrics });
+  const issuers = parseIssuers(options.oidcIssuers);
   const auth = new Authenticator({
     control,
     clock,
@@ -89,13 +97,15 @@ export async function runManager(options: ManagerOptions): Promise<void> {
     sessionTtlMs: options.sessionTtlMs,
     lockout: options.lockout,
     apiKey: options.apiKey,
+    onLogin: auditor.onLogin,
+    ...(issuers.length > 0 ? { oidc: new OidcVerifier({ issuers, clock, log, fetch }) } : {}),
   });
   const secret = (text: string): Promise<string> => resolveSecret(text, options.env);
   const pools = new Pools<NodeConfig>({
     control,
     access,
     databaseIdOf: (principal, name) => auth.requireDatabase(principal, name),
-    guard: createGuard({ control, access }),
+    guard: createGuard({ control, access, onDecision: auditor.onDecision }),
     store: controlNodeStore({ control, host, managerId, leaseMs: LEASE_MS }),
     backend: localNodes({ directory: join(options.stateDir, "nodes"), command: options.nodeCommand, log }),
     managerId,
@@ -112,12 +122,11 @@ export async function runManager(options: ManagerOptions): Promise<void> {
     clock,
     log,
   });
-  const metrics = new Metrics();
   const listeners: Listeners = { pgwire: null, flight: null, http: null };
   let end = true;
   try {
     pools.start();
-    await startListeners(options, listeners, { control, auth, pools, source, metrics });
+    await startListeners(options, listeners, { control, auth, access, audit: auditor.audit, pools, source, metrics });
     options.onListening?.({
       pgwire: listeners.pgwire?.port ?? null,
       flight: listeners.flight?.port ?? null,
@@ -141,6 +150,8 @@ export async function runManager(options: ManagerOptions): Promise<void> {
     await pools.close({ end });
     await listeners.http?.stop();
     await source.close();
+    await auditor.audit.close();
+    access.close();
     stop.abort();
     await beating;
     await control
@@ -162,6 +173,8 @@ interface Listeners {
 interface Parts {
   readonly control: Control;
   readonly auth: Authenticator;
+  readonly access: AccessControl;
+  readonly audit: AuditLog;
   readonly pools: Pools<NodeConfig>;
   readonly source: SourceFacts;
   readonly metrics: Metrics;
@@ -169,7 +182,7 @@ interface Parts {
 
 async function startListeners(options: ManagerOptions, listeners: Listeners, parts: Parts): Promise<void> {
   const { clock, log, tls } = options;
-  const { control, auth, pools, source, metrics } = parts;
+  const { control, auth, access, audit, pools, source, metrics } = parts;
   const pgwire = parseListen("pgwire-listen", options.pgwireListen);
   if (pgwire) {
     const shared = { sessions: pools, auth, source, secret: await auth.scramSecret(), clock, log, metrics };
@@ -203,6 +216,13 @@ async function startListeners(options: ManagerOptions, listeners: Listeners, par
   };
   listeners.http = await startServeHttp({
     ...http,
+    tls,
+    control,
+    auth,
+    access,
+    audit,
+    version: options.build,
+    clock,
     log,
     health: probe,
     ready: async () => {

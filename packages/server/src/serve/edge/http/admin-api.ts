@@ -350,7 +350,8 @@ const notFound = (path: string): SpillwayError => new SpillwayError("control_not
 const forbidden = (why: string): SpillwayError => new SpillwayError("control_forbidden", why);
 
 function healthResponse({ ok, body }: Health): RestResponse {
-  return json(ok ? 200 : 503, body);
+  const made = json(ok ? 200 : 503, body);
+  return ok ? made : { ...made, headers: { ...made.headers, "retry-after": "1" } };
 }
 
 function typedOf(error: unknown): SpillwayError {

@@ -1,19 +1,10 @@
-/** The control plane's requests and the audit, as a manager has them: put together from its parts. */
+/** The audit of a manager, put together from its parts. */
 import { join } from "node:path";
 import type { Clock } from "@spillway/base/clock";
-import { SpillwayError } from "@spillway/base/errors";
 import type { Logger } from "@spillway/base/log";
 import type { Metrics } from "@spillway/base/metrics";
 import { AuditLog, type Control } from "../control/control.ts";
-import {
-  type AccessControl,
-  type Authenticator,
-  createAdminApi,
-  type Decision,
-  type Health,
-  type LoginEvent,
-} from "../serve/serve.ts";
-import { type Handler, restHandler } from "./http-server.ts";
+import { type AccessControl, type Authenticator, type Decision, type LoginEvent } from "../serve/serve.ts";
 
 export interface AdminOptions {
   readonly control: Control;
@@ -21,21 +12,7 @@ export interface AdminOptions {
   readonly access: AccessControl;
   readonly audit: AuditLog;
   readonly version: string;
-  readonly health: () => Promise<Health>;
-  readonly ready: () => Promise<Health>;
   readonly log: Logger;
-}
-
-/** For a server of node:http. Answers everything: `/v1/…`, `/openapi.json`, `/health`, `/ready`. */
-export function adminHandler(options: AdminOptions): Handler {
-  const api = createAdminApi({ ...options, checkPolicy: (text) => options.access.checkPolicy(text) });
-  const error = new SpillwayError("deadline_exceeded", "too many requests at a time");
-  const busy = {
-    status: 503,
-    headers: { "content-type": "application/json", "retry-after": "1" },
-    body: JSON.stringify({ error: error.toJSON() }),
-  };
-  return restHandler({ name: "admin", handle: (request) => api.handle(request), busy, log: options.log });
 }
 
 export interface AuditorOptions {
@@ -43,7 +20,7 @@ export interface AuditorOptions {
   readonly clock: Clock;
   readonly log: Logger;
   readonly managerId: string;
-  /** Of this manager alone. */
+  /** Managers that end leave their spool here to those that follow. */
   readonly stateDir: string;
   readonly metrics: Metrics;
 }
@@ -68,7 +45,7 @@ export function createAuditor(options: AuditorOptions): Auditor {
     clock,
     log,
     managerId,
-    spoolFile: join(stateDir, "audit.spool"),
+    spoolFile: join(stateDir, `audit-${managerId}.spool`),
     onDropped: (count) => dropped.inc({}, count),
   });
   return {

@@ -9,16 +9,18 @@ import { Metrics } from "@spillway/base/metrics";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { Control, installControl, RESOURCES } from "../control/control.ts";
 import { Engine } from "../engine/engine.ts";
-import { AccessControl, Authenticator, createAdminApi, openApi } from "../serve/serve.ts";
-import { type Auditor, createAuditor } from "./admin-http.ts";
-import { type HttpServer, startHttpServer } from "./http-server.ts";
+import { AccessControl, Authenticator, openApi } from "../serve/serve.ts";
+import { type Auditor, createAuditor } from "./auditor.ts";
+import { type ServeHttp, startServeHttp } from "./serve-http.ts";
 
 let db: TestDatabase;
 let control: Control;
 let engine: Engine;
 let access: AccessControl;
 let auditor: Auditor;
-let server: HttpServer;
+let server: ServeHttp;
+let url = "";
+const metrics = new Metrics();
 const stateDir = mkdtempSync(join(tmpdir(), "spillway-admin-"));
 const tokens: Record<string, string> = {};
 let ready = true;
@@ -36,29 +38,24 @@ beforeAll(async () => {
     control,
     managerId: "00000000-0000-4000-8000-000000000001",
     stateDir,
-    metrics: new Metrics(),
+    metrics,
   });
   const auth = new Authenticator({ ...at, control, apiKey: "the installation's key", onLogin: auditor.onLogin });
-  const api = createAdminApi({
+  server = await startServeHttp({
+    ...at,
     control,
     auth,
+    access,
     audit: auditor.audit,
     version: "0.1.0",
-    log: silentLogger,
-    checkPolicy: (text) => access.checkPolicy(text),
-    health: async () => ({ ok: true, body: { ok: true } }),
-    ready: async () => ({ ok: ready, body: ready ? { ok: true } : { ok: false, wrong: ["pools"] } }),
-  });
-  server = await startHttpServer({
-    name: "admin",
-    handle: (r) => api.handle(r),
-    busy: { status: 503, headers: {}, body: "" },
     host: "127.0.0.1",
     port: 0,
     tls: null,
-    clock: systemClock,
-    log: silentLogger,
+    health: () => Promise.resolve([]),
+    ready: () => Promise.resolve(ready ? [] : ["pools"]),
+    metrics: () => metrics.render(),
   });
+  url = `http://127.0.0.1:${server.port}`;
   tokens["admin"] = await login("admin", "admin password");
   for (const body of [
     { name: "ann", tenant: "acme", password: "password of ann" },
@@ -85,7 +82,7 @@ interface Answer {
 }
 
 async function call(method: string, path: string, body?: unknown, who: string | null = "admin"): Promise<Answer> {
-  const response = await fetch(server.url + path, {
+  const response = await fetch(url + path, {
     method,
     headers: who === null ? {} : { authorization: `Bearer ${tokens[who] ?? who}` },
     ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) }),
@@ -110,9 +107,9 @@ describe("who may ask", () => {
     }
     expect((await call("POST", "/v1/login", { user: "admin", password: "wrong" }, null)).status).toBe(401);
     expect((await call("POST", "/v1/login", "{", null)).status).toBe(400);
-    const key = await fetch(`${server.url}/v1/tenants`, { headers: { "x-api-key": "the installation's key" } });
+    const key = await fetch(`${url}/v1/tenants`, { headers: { "x-api-key": "the installation's key" } });
     expect(key.status).toBe(200);
-    expect((await fetch(`${server.url}/v1/tenants`, { headers: { "x-api-key": "another" } })).status).toBe(401);
+    expect((await fetch(`${url}/v1/tenants`, { headers: { "x-api-key": "another" } })).status).toBe(401);
     expect((await call("GET", "/v1/me", undefined, "ann")).body).toMatchObject({ userName: "ann", tenantName: "acme" });
   });
 
@@ -278,9 +275,27 @@ describe("the description", () => {
   });
 });
 
+test("outside loopback only with a certificate", async () => {
+  const anything = {} as never;
+  const options = { clock: systemClock, log: silentLogger, host: "0.0.0.0", port: 0, tls: null, version: "0" };
+  await expect(
+    startServeHttp({
+      ...options,
+      control: anything,
+      auth: anything,
+      access: anything,
+      audit: anything,
+      health: anything,
+      ready: anything,
+      metrics: anything,
+    }),
+  ).rejects.toMatchObject({ code: "serve_exposed" });
+});
+
 describe("health", () => {
   test("ready says what is not", async () => {
     expect((await call("GET", "/health", undefined, null)).status).toBe(200);
+    expect(await (await fetch(`${url}/metrics`)).text()).toContain("spillway_audit_dropped_total");
     ready = false;
     expect(await call("GET", "/ready", undefined, null)).toMatchObject({ status: 503, body: { wrong: ["pools"] } });
     ready = true;
