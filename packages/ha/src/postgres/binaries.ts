@@ -1,7 +1,7 @@
 /** Finding the server programs of a stock Postgres, and what they can do. */
-import { accessSync, constants, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { accessSync, constants, mkdtempSync, readdirSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { SpillwayError } from "@spillway/base/errors";
 import { mustRun, runProgram } from "./programs.ts";
 
@@ -62,7 +62,13 @@ function candidateDirs(options: DetectOptions): string[] {
     const versions = listDir(root).filter((name) => /^\d+$/.test(name));
     return versions.toSorted((a, b) => Number(b) - Number(a)).map((name) => join(root, name, "bin"));
   });
-  return [...new Set([...fromPath, ...fromRoots])].filter(isServerDir);
+  return [...new Set([...fromPath, ...fromRoots].filter(isServerDir).map(homeOf))];
+}
+
+/** A folder of links (`/usr/local/bin`) rarely has them all: where the server itself is, pg_rewind is as well. */
+function homeOf(dir: string): string {
+  const home = dirname(realpathSync(join(dir, "postgres")));
+  return isServerDir(home) ? home : dir;
 }
 
 function listDir(path: string): string[] {
