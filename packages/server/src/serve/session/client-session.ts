@@ -36,7 +36,11 @@ import { parameterColumn, sendParam, type SentParam } from "./wire-types.ts";
 
 export type { ClientSessionOptions, Guard, GuardContext, StatementObserver } from "./session-options.ts";
 
+/** For so long what a user may do is taken as it was when the statement was prepared. */
+const FRESH_MS = 250;
+
 interface Plan extends Prepared {
+  readonly checked: { readonly tables: readonly PlannedTable[] | null; readonly atMs: number };
   readonly statement: Classified;
   readonly oids: readonly number[];
 }
@@ -102,7 +106,8 @@ export class ClientSession implements ServeSession {
     const tables = await this.#check(statement);
     const count = Math.max(statement.parameters, types.length);
     const oids = Array.from({ length: count }, (_, i) => types[i] ?? 0);
-    const base = { sql, kind: statement.kind, writes: statement.writes, statement };
+    const checked = { tables, atMs: this.#options.clock.monotonicMs() };
+    const base = { sql, kind: statement.kind, writes: statement.writes, statement, checked };
     const local = localColumns(statement, this.#parameters);
     if (local !== undefined) {
       return plan({
@@ -215,7 +220,9 @@ export class ClientSession implements ServeSession {
     const action = ACTION_OF[statement.kind];
     if (!action || !isRun(statement)) throw unsupported(statement);
     // Granted when it was prepared; asked again, because grants can be revoked since.
-    const tables = await this.#check(statement);
+    const { checked } = planned;
+    const isFresh = this.#options.clock.monotonicMs() - checked.atMs < FRESH_MS;
+    const tables = isFresh ? checked.tables : await this.#check(statement);
     const values = options.params ?? [];
     if (values.length < statement.parameters) {
       throw new SpillwayError(

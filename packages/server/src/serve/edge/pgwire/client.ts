@@ -15,7 +15,7 @@ import { ExtendedQuery } from "./extended.ts";
 import { BodyReader, type FrontendMessage, type FrontendReader } from "./frontend-reader.ts";
 import type { OutBuffer } from "./out-buffer.ts";
 import { type Plan, planText } from "./plans.ts";
-import { type Outcome, prepareBySession, requireAlive, runBySession } from "./statements.ts";
+import { type Outcome, requireAlive, runTextBySession } from "./statements.ts";
 import { type ExchangeOptions, messageOf, Relayed, type Upstream } from "./upstream.ts";
 import { pgError, wireErrorOf, writeError } from "./wire-errors.ts";
 
@@ -231,10 +231,7 @@ export class Client {
       await this.#relayQuery(plan.way, plan.sourceText);
       return;
     }
-    const outcome =
-      plan.way === "edge"
-        ? await this.commands.run(plan)
-        : await runBySession(this.engines, await prepareBySession(this.engines.session, plan));
+    const outcome = plan.way === "edge" ? await this.commands.run(plan) : await runTextBySession(this.engines, plan);
     if (outcome !== null) await this.#sendAll(outcome);
   }
 

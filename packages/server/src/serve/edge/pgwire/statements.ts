@@ -30,15 +30,29 @@ export async function prepareBySession(
   try {
     return await session.prepare(plan.text, types);
   } catch (error) {
-    const details = (error as { details?: Readonly<Record<string, unknown>> }).details;
-    const isSyntax = details?.["sqlstate"] === "42601" || (error as { code?: string }).code === "sql_syntax";
-    // Neither grammar knows it: the words of Postgres are what its clients expect.
-    if (plan.syntax !== null && isSyntax) throw plan.syntax;
-    const own = Number(details?.["position"] ?? 0);
-    const position = own > 0 ? own + plan.offset : placeOf(error, plan);
-    if (position > 0) Object.assign(error as object, { details: { ...details, position } });
-    throw error;
+    throw placed(error, plan);
   }
+}
+
+/** Checks and runs at once: what its columns are, its result says, and that saves asking for them before. */
+export async function runTextBySession(engines: Engines, plan: Checked): Promise<Outcome> {
+  try {
+    return await runBySession(engines, await engines.session.prepare(plan.text, [], { describe: false }));
+  } catch (error) {
+    throw placed(error, plan);
+  }
+}
+
+/** The error with its position in what the client sent. */
+function placed(error: unknown, plan: Checked): unknown {
+  const details = (error as { details?: Readonly<Record<string, unknown>> }).details;
+  const isSyntax = details?.["sqlstate"] === "42601" || (error as { code?: string }).code === "sql_syntax";
+  // Neither grammar knows it: the words of Postgres are what its clients expect.
+  if (plan.syntax !== null && isSyntax) return plan.syntax;
+  const own = Number(details?.["position"] ?? 0);
+  const position = own > 0 ? own + plan.offset : placeOf(error, plan);
+  if (position > 0) Object.assign(error as object, { details: { ...details, position } });
+  return error;
 }
 
 /** Where the name stands that an error quotes; 0: nowhere that is known. */
