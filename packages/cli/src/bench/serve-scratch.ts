@@ -10,7 +10,7 @@ import type { Child } from "./child.ts";
 import { Scratch } from "./scratch.ts";
 
 export const USER = "ann";
-const PASSWORD = "a password for benches";
+export const PASSWORD = "a password for benches";
 const CONTROL = "spillway_control_bench";
 
 export interface Served {

@@ -11,15 +11,20 @@ const BENCHES: Readonly<Record<string, Load>> = {
   read: async () => (await import("../bench/read.ts")).run,
   plan: async () => (await import("../bench/plan.ts")).run,
   mirror: async () => (await import("../bench/mirror.ts")).run,
+  copy: async () => (await import("../bench/copy.ts")).run,
+  bigtx: async () => (await import("../bench/bigtx.ts")).run,
+  update: async () => (await import("../bench/update.ts")).run,
   freshness: async () => (await import("../bench/freshness.ts")).run,
   failover: async () => (await import("../bench/failover.ts")).run,
   "serve-latency": async () => (await import("../bench/serve-latency.ts")).run,
+  "serve-throughput": async () => (await import("../bench/serve-throughput.ts")).run,
   "serve-cold": async () => (await import("../bench/serve-cold.ts")).run,
 };
 
 const CHAOS: Readonly<Record<string, Load>> = {
   seam: async () => (await import("../chaos/seam.ts")).run,
   "seam-reader": async () => (await import("../chaos/seam-reader.ts")).run,
+  mirror: async () => (await import("../chaos/mirror.ts")).run,
   ha: async () => (await import("../chaos/ha.ts")).run,
 };
 
