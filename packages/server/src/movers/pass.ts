@@ -50,6 +50,8 @@ export class Passes {
     for (const relation of relations) {
       if (ctx.signal?.aborted) break;
       if (relation.state !== "active" && relation.state !== "stopped") continue;
+      // What stops and resumes a mirrored table is its pump and its copy.
+      if (asTiered(relation) === null) continue;
       const trouble = this.#trouble.get(relation.relationId);
       if (!options.force && trouble && ctx.clock.monotonicMs() < trouble.nextMs) {
         waiting += 1;

@@ -28,6 +28,8 @@ export class MirrorTable {
   copyOp: bigint | null;
   /** The first snapshot of the copy; null before it. */
   copyLsn: Lsn | null;
+  /** The last one: what comes before it in the stream is in the copy, or belongs into it. */
+  copyEnd: Lsn | null;
   /** Transactions whose commit lies before it are in the lake already; null before the table has joined. */
   f: Lsn | null;
   readonly feed: Feed;
@@ -56,6 +58,7 @@ export class MirrorTable {
     this.holdLsn = row.holdLsn;
     this.copyOp = row.copyOp;
     this.copyLsn = row.copyLsn;
+    this.copyEnd = row.copyEnd;
     this.f = row.f;
     this.feed = { oid: row.relation.relid, log: null, truncates: 0 };
   }
@@ -75,6 +78,12 @@ export class MirrorTable {
     if (this.phase !== "live") this.holdLsn = row.holdLsn;
     this.copyOp = row.copyOp;
     this.copyLsn = row.copyLsn;
+    this.copyEnd = row.copyEnd;
+  }
+
+  /** Whether its copy can become part of the lake, with what came in the stream up to `seen`. */
+  isJoinable(seen: Lsn): boolean {
+    return this.phase === "copied" && this.failure === null && this.copyEnd !== null && seen >= this.copyEnd;
   }
 
   /** Whether the copy has, or will have, everything that a transaction with this commit did. */

@@ -335,7 +335,7 @@ export class MirrorSession {
     const parts = this.#cut();
     this.#drained();
     const tables = this.#tables.all;
-    const joining = tables.filter((t) => t.phase === "copied" && t.failure === null);
+    const joining = tables.filter((t) => this.#isJoining(t));
     const failed = tables.filter((t) => t.failure !== null && t.phase !== "needs_copy");
     for (const table of failed) if (table.failure) await this.#stop(table, table.failure);
     const hasWork =
@@ -381,11 +381,17 @@ export class MirrorSession {
     this.#confirmations.add(lsn, 0n);
   }
 
+  /** A copy joins at F, so the stream must have passed both its snapshots and F as this session found it. */
+  #isJoining(table: MirrorTable): boolean {
+    const { seen } = this.#sink;
+    return seen >= this.#f && table.isJoinable(seen);
+  }
+
   /** Takes what is committed out of the logs. */
   #cut(): FlushPart[] {
     return this.#tables.all.flatMap((table) => {
       const { log } = table.feed;
-      if (log === null || log.isEmpty || table.failure !== null || (table.phase !== "live" && table.phase !== "copied"))
+      if (log === null || log.isEmpty || table.failure !== null || (table.phase !== "live" && !this.#isJoining(table)))
         return [];
       const taken = log.take();
       const segments = withoutApplied(taken, table.phase === "live" ? table.f : null);

@@ -56,6 +56,8 @@ export class MirrorSink implements PgOutputSink<FeedState> {
   /** Tables of the transaction under way. */
   readonly #touched = new Set<Feed>();
   #position: Lsn;
+  /** How far this stream has come; behind the position while it catches up with F. */
+  #seen: Lsn = 0n;
   #time: bigint | null = null;
   #transactions = 0;
 
@@ -92,6 +94,10 @@ export class MirrorSink implements PgOutputSink<FeedState> {
     return { lsn: this.#position, time: this.#time };
   }
 
+  get seen(): Lsn {
+    return this.#seen;
+  }
+
   get transactions(): number {
     return this.#transactions;
   }
@@ -103,7 +109,9 @@ export class MirrorSink implements PgOutputSink<FeedState> {
 
   /** The server has looked at everything up to here. */
   sawUpTo(lsn: Lsn): void {
-    if (this.#open === null && this.#stream === null) this.#position = maxLsn(this.#position, lsn);
+    if (this.#open !== null || this.#stream !== null) return;
+    this.#position = maxLsn(this.#position, lsn);
+    this.#seen = maxLsn(this.#seen, lsn);
   }
 
   onBegin(_xid: number, finalLsn: Lsn): void {
@@ -196,6 +204,7 @@ export class MirrorSink implements PgOutputSink<FeedState> {
 
   #ended(endLsn: Lsn, commitTime: bigint): void {
     this.#position = maxLsn(this.#position, endLsn);
+    this.#seen = maxLsn(this.#seen, endLsn);
     this.#time = commitTime;
     this.#transactions++;
     this.#host.committed(endLsn);

@@ -128,6 +128,14 @@ describe.each([15, 18] as const)("on Postgres %i", (major) => {
     }
   });
 
+  test("rows that are staged, and emptied by a TRUNCATE before anybody saw them", async () => {
+    await client.query(
+      "begin; insert into s select g, 0, 't' from generate_series(20001, 29000) g; update s set v = 0; truncate s",
+    );
+    await client.query("insert into s select g, 0, 't' from generate_series(1, 6000) g; commit");
+    await same();
+  });
+
   test("a large transaction that is rolled back leaves nothing behind", async () => {
     const sizes = (): number =>
       readdirSync(join(home.dir, "lake"), { recursive: true }).filter((f) => String(f).endsWith(".parquet")).length;

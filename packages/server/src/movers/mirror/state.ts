@@ -21,6 +21,8 @@ export interface MirrorTableRow {
   readonly copyOp: bigint | null;
   /** The LSN of the first snapshot of the copy. */
   readonly copyLsn: Lsn | null;
+  /** The LSN of the last one. */
+  readonly copyEnd: Lsn | null;
   readonly f: Lsn | null;
   readonly fTimeline: number | null;
 }
@@ -54,8 +56,10 @@ export async function loadMirrorTables(db: Db): Promise<MirrorTableRow[]> {
     hold_lsn: string | null;
     copy_op: string | null;
     copy_lsn: string | null;
+    copy_end: string | null;
   }>(`select t.relation_id, t.phase, t.hold_lsn::text as hold_lsn, t.copy_op,
-        (select min(r.snapshot_lsn)::text from spillway.mirror_range r where r.relation_id = t.relation_id) as copy_lsn
+        (select min(r.snapshot_lsn)::text from spillway.mirror_range r where r.relation_id = t.relation_id) as copy_lsn,
+        (select max(r.snapshot_lsn)::text from spillway.mirror_range r where r.relation_id = t.relation_id) as copy_end
       from spillway.mirror_table t`);
   if (rows.length === 0) return [];
   const relations = new Map((await loadRelations(db)).map((r) => [r.relationId, r]));
@@ -68,6 +72,7 @@ export async function loadMirrorTables(db: Db): Promise<MirrorTableRow[]> {
       holdLsn: row.hold_lsn === null ? null : parseLsn(row.hold_lsn),
       copyOp: row.copy_op === null ? null : BigInt(row.copy_op),
       copyLsn: row.copy_lsn === null ? null : parseLsn(row.copy_lsn),
+      copyEnd: row.copy_end === null ? null : parseLsn(row.copy_end),
       f: relation.seam.fLsn === null ? null : parseLsn(relation.seam.fLsn),
       fTimeline: relation.seam.fTimeline,
     };

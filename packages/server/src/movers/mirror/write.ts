@@ -210,7 +210,8 @@ async function stage(
   const gone = new Set(change.removed);
   const staged = stagedFiles(request).filter((b) => !gone.has(b));
   const copied = request.copied.filter((b) => !gone.has(b));
-  const isNew = new Set([...staged, ...request.copied, ...stagedFiles(request)]);
+  // What a TRUNCATE of the same flush has emptied was never in the table either.
+  const isNew = new Set([...request.applied.blocks.values()].flat().concat(request.copied));
   const removed = change.removed.filter((b) => !isNew.has(b));
   const replaced = change.deletes.flatMap(({ block }) => (isNew.has(block) ? [] : block.deleteFiles));
   const addDataFiles = [...copied, ...staged].map((b) => must(b.file, "file")).concat(change.files);
