@@ -123,7 +123,7 @@ export class MirrorReader {
     const mirrored = requests.filter(isMirrored);
     if (mirrored.length === 0) return null;
     if (question.isFixed) return heap("in_transaction", mirrored);
-    const obstacle = await this.#obstacle(requests, mirrored);
+    const obstacle = obstacleOf(requests, mirrored);
     if (obstacle !== null) return heap(obstacle, mirrored);
     if (freshness?.kind === "strict") {
       const { lsn } = await lagOf(question.connection, mirrored);
@@ -137,7 +137,7 @@ export class MirrorReader {
   async afterWait(requests: readonly TableRequest[], { wait, so }: MirrorWait, waitedMs: number): Promise<MirrorStats> {
     const mirrored = requests.filter(isMirrored);
     const known = { waitedMs, heapMs: so.heapMs, lakeMs: so.lakeMs };
-    const obstacle = await this.#obstacle(requests, mirrored);
+    const obstacle = obstacleOf(requests, mirrored) ?? (await this.#unreadable(mirrored));
     if (obstacle !== null) return { ...heap(obstacle, mirrored), ...known };
     const frontier = mirrored[0]?.relation.lake?.mirror?.frontier ?? 0n;
     if (frontier < wait) return { ...heap("not_in_time", mirrored), ...known };
@@ -155,6 +155,9 @@ export class MirrorReader {
     }
     const costs = { heapMs: heapCost, lakeMs: null };
     if (heapCost < LEAST_LAKE_MS) return { ...heap("cheaper", mirrored), ...costs };
+    // Only now the lake is looked at: a point look-up must not cost a read of its metadata.
+    const unreadable = await this.#unreadable(mirrored);
+    if (unreadable !== null) return { ...heap(unreadable, mirrored), ...costs };
     let lakeCost = 0;
     for (const request of mirrored) lakeCost += lakeMs(await this.#estimateLake(request));
     const both = { heapMs: heapCost, lakeMs: lakeCost };
@@ -169,13 +172,9 @@ export class MirrorReader {
     return { wait: lsn, timeoutMs: LONGEST_WAIT_MS, so: { ...lake("cheaper", mirrored), ...both } };
   }
 
-  /** Why the lake is out of the question. */
-  async #obstacle(requests: readonly TableRequest[], mirrored: readonly TableRequest[]): Promise<MirrorWhy | null> {
-    if (requests.some((r) => !isMirrored(r) && r.asOf === null)) return "other_tables";
-    const states = mirrored.map((r) => r.relation.lake?.mirror ?? null);
-    if (states.some((s) => s?.isSound !== true)) return "not_followed";
+  /** Why the lake cannot be read as it is: nothing was ever written to it, or its columns are not those of the table. */
+  async #unreadable(mirrored: readonly TableRequest[]): Promise<MirrorWhy | null> {
     if (mirrored.some((r) => r.relation.lake?.s === null || r.relation.lake?.metadataLocation === null)) return "empty";
-    if (new Set(states.map((s) => s?.frontier)).size > 1) return "frontiers_differ";
     for (const { relation, columns } of mirrored) {
       if (relation.lake === null) continue;
       try {
@@ -210,6 +209,14 @@ export class MirrorReader {
   #metadata(state: LakeState): ReturnType<LakeReader["metadata"]> {
     return this.#reader.metadata(state.metadataLocation ?? "");
   }
+}
+
+/** Why the lake is out of the question, by what the catalog says. */
+function obstacleOf(requests: readonly TableRequest[], mirrored: readonly TableRequest[]): MirrorWhy | null {
+  if (requests.some((r) => !isMirrored(r) && r.asOf === null)) return "other_tables";
+  const states = mirrored.map((r) => r.relation.lake?.mirror ?? null);
+  if (states.some((s) => s?.isSound !== true)) return "not_followed";
+  return new Set(states.map((s) => s?.frontier)).size > 1 ? "frontiers_differ" : null;
 }
 
 function oldest(mirrored: readonly TableRequest[]): MirrorState | null {
