@@ -94,8 +94,9 @@ export interface MirrorQuestion {
 }
 
 const STRICT_TIMEOUT_MS = 5_000;
-/** Without a demand a wait is only worth while it is short. */
+/** Without a demand a wait is only worth while it is short, and somebody moves F, which happens every five seconds at the least. */
 const LONGEST_WAIT_MS = 2_000;
+const FOLLOWED_MS = 15_000;
 
 /** Read from the heap or from the lake, as one sees fit: its heap is whole. */
 export function isMirrored({ relation, asOf }: TableRequest): boolean {
@@ -146,9 +147,9 @@ export class MirrorReader {
 
   async #byCost(question: MirrorQuestion, mirrored: readonly TableRequest[]): Promise<MirrorChoice> {
     const { connection, requests, freshness, aggregated } = question;
-    const age = mirrored[0]?.relation.lake?.mirror?.ageMs ?? null;
-    if (freshness !== null && (age === null || age > (freshness.kind === "within" ? freshness.ms : 0)))
-      return heap("too_old", mirrored);
+    const age = oldest(mirrored)?.ageMs ?? null;
+    const oldestAllowedMs = freshness?.kind === "within" ? freshness.ms : FOLLOWED_MS;
+    if (age === null || age > oldestAllowedMs) return heap("too_old", mirrored);
     let heapCost = 0;
     for (const [i, request] of requests.entries()) {
       if (isMirrored(request)) heapCost += heapMs(await estimateHeap(connection, request, aggregated(i)));
