@@ -14,8 +14,8 @@ import { FlightPeer } from "./flight-peer.ts";
 import { atLeast, atMost, type BenchReport, type BenchRun, median, report } from "./report.ts";
 import { PASSWORD, ServeScratch, USER } from "./serve-scratch.ts";
 
-/** 512 KiB a batch. */
-const BATCH_ROWS = 16_384;
+/** 768 KiB a batch. */
+const BATCH_ROWS = 24_576;
 const STALL_S = 5;
 const SPECS: readonly ColumnSpec[] = [
   { name: "a", kind: "int64" },
