@@ -25,6 +25,8 @@ export interface RawTarget {
   readonly password?: string | undefined;
   readonly database: string;
   readonly ssl?: SslOptions | undefined;
+  /** False: text looks as the server's own settings say, not as `CANONICAL_TEXT_SETTINGS` do. For a relay. */
+  readonly canonical?: boolean | undefined;
   /** Further start-up parameters: `application_name`, `options`, `replication`, … */
   readonly parameters?: Readonly<Record<string, string>> | undefined;
   /** Bounds name lookup, connect, TLS and authentication together. Default 10 000; 0 waits for ever. */
@@ -44,7 +46,7 @@ export function startupParameters(target: RawTarget): Map<string, string> {
   return new Map([
     ["user", target.user],
     ["database", target.database],
-    ...Object.entries(CANONICAL_TEXT_SETTINGS),
+    ...(target.canonical === false ? [["client_encoding", "UTF8"] as const] : Object.entries(CANONICAL_TEXT_SETTINGS)),
     ...Object.entries(target.parameters ?? {}),
   ]);
 }

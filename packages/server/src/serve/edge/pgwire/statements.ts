@@ -3,6 +3,7 @@
  * (`client.ts`); it never comes through here.
  */
 import type { Prepared, ServeSession, WireColumn, WireParam } from "../../session/session.ts";
+import { columnNames } from "./column-names.ts";
 import type { Engines } from "./engines.ts";
 import type { Plan } from "./plans.ts";
 import { RowCursor } from "./row-cursor.ts";
@@ -19,7 +20,8 @@ export function plainOutcome(tag: string): Outcome {
 }
 
 /** A statement, as far as the session and errors about it need it. */
-export type Checked = Pick<Plan, "text" | "offset" | "syntax"> & Partial<Pick<Plan, "references" | "position">>;
+export type Checked = Pick<Plan, "text" | "offset" | "syntax"> &
+  Partial<Pick<Plan, "references" | "position" | "type" | "body">>;
 
 /** Checks a statement by the session; errors get their position in what the client sent. */
 export async function prepareBySession(
@@ -28,7 +30,7 @@ export async function prepareBySession(
   types?: readonly number[],
 ): Promise<Prepared> {
   try {
-    return await session.prepare(plan.text, types);
+    return named(await session.prepare(plan.text, types), plan);
   } catch (error) {
     throw placed(error, plan);
   }
@@ -37,7 +39,7 @@ export async function prepareBySession(
 /** Checks and runs at once: what its columns are, its result says, and that saves asking for them before. */
 export async function runTextBySession(engines: Engines, plan: Checked): Promise<Outcome> {
   try {
-    return await runBySession(engines, await engines.session.prepare(plan.text, [], { describe: false }));
+    return await runBySession(engines, await engines.session.prepare(plan.text, [], { describe: false }), [], plan);
   } catch (error) {
     throw placed(error, plan);
   }
@@ -53,6 +55,20 @@ function placed(error: unknown, plan: Checked): unknown {
   const position = own > 0 ? own + plan.offset : placeOf(error, plan);
   if (position > 0) Object.assign(error as object, { details: { ...details, position } });
   return error;
+}
+
+/** Columns that the statement gives no name are called as Postgres calls them. */
+function named(prepared: Prepared, plan: Checked): Prepared {
+  return { ...prepared, columns: columnsNamed(prepared.columns, plan) };
+}
+
+function columnsNamed(
+  columns: readonly WireColumn[] | null,
+  { type, body }: Partial<Pick<Plan, "type" | "body">>,
+): readonly WireColumn[] | null {
+  const names = columns !== null && type && body ? columnNames(type, body) : null;
+  if (columns === null || names?.length !== columns.length) return columns;
+  return columns.map((column, i) => Object.assign({}, column, { name: names[i] ?? column.name }));
 }
 
 /** Where the name stands that an error quotes; 0: nowhere that is known. */
@@ -74,12 +90,13 @@ export async function runBySession(
   engines: Engines,
   prepared: Prepared,
   params: readonly WireParam[] = [],
+  plan: Partial<Pick<Plan, "type" | "body">> = {},
 ): Promise<Outcome> {
   await engines.freeSession();
   await engines.transaction.joinSession(prepared.writes);
   const result = await engines.session.run(prepared, params.length > 0 ? { params } : {});
   const tagOf = (rows: number): string => (COUNTED.test(result.command) ? `${result.command} ${rows}` : result.command);
-  const columns = prepared.columns ?? result.columns;
+  const columns = prepared.columns ?? columnsNamed(result.columns, plan);
   if (columns === null) {
     const rows = await drain(result);
     return plainOutcome(tagOf(rows));

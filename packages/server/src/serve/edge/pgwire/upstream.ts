@@ -66,7 +66,8 @@ export class Upstream {
     let upstream: Upstream | null = null;
     const connection = await connectRaw(login, {
       applicationName: settings["application_name"] ?? "spillway",
-      settings,
+      settings: Object.fromEntries(Object.entries(settings).filter(([name]) => name !== "application_name")),
+      canonical: false,
       open: { onMessage: (type, buffer, start, end) => upstream?.relay(type, buffer, start, end) ?? false },
     });
     upstream = new Upstream(connection, out);

@@ -70,6 +70,7 @@ const ENGINE_STATES: readonly (readonly [RegExp, string])[] = [
   [/^Binder Error: Ambiguous/i, "42702"],
   [/^Binder Error: No function matches/i, "42883"],
   [/^Binder Error/i, "42000"],
+  [/Unimplemented type for cast/i, "42846"],
   [/^Conversion Error.*out of range/i, "22003"],
   [/^Conversion Error.*(date|timestamp|time) field/i, "22008"],
   [/^Conversion Error/i, "22P02"],
