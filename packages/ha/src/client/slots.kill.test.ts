@@ -1,5 +1,5 @@
 /**
- * Logical slots survive the death of the primary's node: on 18 as failover slots, on 16 as slots of the standby's
+ * Logical slots survive the death of the primary's node: on 17 and 18 as failover slots, on 16 as slots of the standby's
  * own; a lost one is loud. These server packages have neither pg_basebackup nor pg_rewind: standbys are made, and
  * old primaries rejoin, by the keeper's own base backup.
  */
@@ -11,10 +11,11 @@ import { sharedClock as clock } from "./shared-clock.ts";
 const SLOT = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 'cdc'";
 const CREATE = {
   16: "SELECT pg_create_logical_replication_slot('cdc', 'pgoutput')",
+  17: "SELECT pg_create_logical_replication_slot('cdc', 'pgoutput', false, false, true)",
   18: "SELECT pg_create_logical_replication_slot('cdc', 'pgoutput', false, false, true)",
 } as const;
 
-describe.each([16, 18] as const)("Postgres %i", (major) => {
+describe.each([16, 17, 18] as const)("Postgres %i", (major) => {
   let formation: Formation;
   let id = 0;
   beforeAll(async () => {

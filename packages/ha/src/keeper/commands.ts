@@ -94,6 +94,7 @@ export async function createPostgres(options: CreatePostgresOptions, deps: Keepe
   const host = options.hostname ?? systemHostname();
   await warnUnresolvable(host, deps.log);
   const binaries = await detectBinaries({ pgBin: options.pgBin, wantMajor: dataDirectoryMajor(pgdata) ?? undefined });
+  warnNoRewind(binaries, deps.log);
   const stateDir = resolve(options.stateDir ?? defaultStateDir(pgdata));
   const files = new KeeperFiles(stateDir);
   refuseRunningKeeper(files);
@@ -226,6 +227,11 @@ async function warnUnresolvable(host: string, log: Logger): Promise<void> {
   await lookup(host).catch(() => {
     log.warn("the host name cannot be resolved here; the other nodes must be able to", { host });
   });
+}
+
+function warnNoRewind(binaries: Binaries, log: Logger): void {
+  if (binaries.hasRewind) return;
+  log.warn("there is no pg_rewind here: a former primary rejoins by a whole base backup", { dir: binaries.dir });
 }
 
 function isLoopback(host: string): boolean {
