@@ -3,12 +3,14 @@ import type { Command } from "commander";
 import { registerBench } from "./commands/bench.ts";
 import { registerCatalog } from "./commands/catalog.ts";
 import { registerConfig } from "./commands/config.ts";
+import { registerControl } from "./commands/control.ts";
 import { registerDemo } from "./commands/demo.ts";
 import { registerExplain } from "./commands/explain.ts";
 import { registerHa } from "./commands/ha.ts";
 import { registerInit } from "./commands/init.ts";
 import { registerMaintain } from "./commands/maintain.ts";
 import { registerNode } from "./commands/node.ts";
+import { registerManifest } from "./commands/manifest.ts";
 import { registerPolicy } from "./commands/policy.ts";
 import { registerRegister } from "./commands/register.ts";
 import { registerRestore } from "./commands/restore.ts";
@@ -37,6 +39,8 @@ export const COMMANDS: readonly RegisterCommand[] = [
   registerSql,
   registerExplain,
   registerCatalog,
+  registerControl,
+  registerManifest,
   registerConfig,
   registerDemo,
   registerBench,

@@ -9,6 +9,7 @@ import type { Clock } from "@spillway/base/clock";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
 import { newUuid } from "@spillway/base/ids";
 import type { Logger } from "@spillway/base/log";
+import type { Db } from "../catalog/catalog.ts";
 import type { Control } from "./plane.ts";
 
 export interface AuditEvent {
@@ -94,23 +95,7 @@ export class AuditLog {
       this.#options.onDropped?.(1);
       return;
     }
-    this.#waiting.push({
-      at: new Date(clock.wallMs()).toISOString(),
-      id: newUuid(),
-      manager_id: managerId,
-      session_id: event.sessionId ?? null,
-      user_id: event.userId ?? null,
-      user_name: event.userName ?? "",
-      tenant_name: event.tenantName ?? "",
-      database_name: event.databaseName ?? "",
-      protocol: event.protocol ?? "",
-      address: event.address ?? "",
-      action: event.action,
-      object: (event.object ?? "").slice(0, MAX_TEXT),
-      allowed: event.allowed,
-      reason: (event.reason ?? "").slice(0, MAX_TEXT),
-      details: event.details ?? {},
-    });
+    this.#waiting.push(rowOf(event, managerId, clock.wallMs()));
     if (this.#waiting.length >= BATCH) this.#wake.abort();
   }
 
@@ -219,4 +204,29 @@ export class AuditLog {
     log.info("audit.replayed", { records: rows.length });
     return true;
   }
+}
+
+/** Of a command, in the transaction of what it changes. */
+export async function insertAudit(tx: Db, event: AuditEvent, wallMs: number): Promise<void> {
+  await tx.query(INSERT, [JSON.stringify([rowOf(event, null, wallMs)])]);
+}
+
+function rowOf(event: AuditEvent, managerId: string | null, wallMs: number): AuditRow {
+  return {
+    at: new Date(wallMs).toISOString(),
+    id: newUuid(),
+    manager_id: managerId,
+    session_id: event.sessionId ?? null,
+    user_id: event.userId ?? null,
+    user_name: event.userName ?? "",
+    tenant_name: event.tenantName ?? "",
+    database_name: event.databaseName ?? "",
+    protocol: event.protocol ?? "",
+    address: event.address ?? "",
+    action: event.action,
+    object: (event.object ?? "").slice(0, MAX_TEXT),
+    allowed: event.allowed,
+    reason: (event.reason ?? "").slice(0, MAX_TEXT),
+    details: event.details ?? {},
+  };
 }

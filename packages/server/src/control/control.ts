@@ -45,7 +45,7 @@ export {
 export { hashPassword, makeVerifier, sameSecret, verifyPassword } from "./passwords.ts";
 export { forgetFailures, lockedForMs, type LockoutRule, MAX_LOCK_MS, noteFailure } from "./lockout.ts";
 export { type HeldLease, releaseLease, requireLease, takeLease } from "./leases.ts";
-export { type AuditEvent, AuditLog, type AuditOptions } from "./audit.ts";
+export { type AuditEvent, AuditLog, type AuditOptions, insertAudit } from "./audit.ts";
 export {
   type ApplyOptions,
   applyManifest,
