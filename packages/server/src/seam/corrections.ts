@@ -22,6 +22,7 @@ import type { TextField, TextResult } from "@spillway/pg/wire/query";
 import { type Db, KEY_MIN, keyLiteral } from "../catalog/catalog.ts";
 import { duckIdent, type EngineParam, type EngineSession } from "../engine/engine.ts";
 import { isNode, parseSelect } from "./ast.ts";
+import { recordCommitSql } from "./client-commit.ts";
 import { countOf, writeDelta } from "./delta-write.ts";
 import { bounded, readCold } from "./cold-rows.ts";
 import { type DmlReads, meantAlike, prepareReads } from "./dml-reads.ts";
@@ -38,6 +39,8 @@ export interface ExecuteOptions {
   readonly signal?: AbortSignal;
   /** Schemas for a name without one; default: those of the connection. */
   readonly searchPath?: readonly string[];
+  /** Written in the same transaction: `outcome` finds it. Of a statement outside of a transaction. */
+  readonly commitId?: string;
   /** Lake rows that a statement may have to look at. Default 1 000 000. */
   readonly maxLakeRows?: number;
   /** Whether its subqueries may read registered tables: for a caller who may read all of them whole. Default false. */
@@ -95,6 +98,7 @@ async function attempt(parts: QueryParts, dml: Dml, options: ExecuteOptions): Pr
     work = new Correction(parts, connection, session, dml, must(relation, "relation"), options);
     const result = await work.run();
     pin.check();
+    if (options.commitId !== undefined) await connection.query(recordCommitSql(options.commitId, result.rowCount));
     await commit(connection);
     faultPoint("direct.after_commit");
     return result;

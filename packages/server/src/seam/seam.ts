@@ -7,6 +7,7 @@ import type { Conninfo } from "@spillway/pg/conninfo";
 import { describeStatement, type StatementShape } from "@spillway/pg/wire/describe";
 import type { TextResult } from "@spillway/pg/wire/query";
 import type { Engine } from "../engine/engine.ts";
+import { type FoundCommit, lookUpCommit } from "./client-commit.ts";
 import { type DirectCommit, type ExecuteOptions, type ExecuteResult, runDml } from "./corrections.ts";
 import { describeQuery, type QueryShape } from "./describe.ts";
 import { explain, type Explanation } from "./explain.ts";
@@ -20,7 +21,7 @@ import { Resolver } from "./resolve.ts";
 import { Source } from "./source.ts";
 import { TextCache } from "./text-cache.ts";
 import { TableReader } from "./table-read.ts";
-import { type BeginOptions, type CommitOutcome, lookUpCommit, SeamTransaction } from "./transaction.ts";
+import { type BeginOptions, SeamTransaction } from "./transaction.ts";
 
 export interface SeamOptions {
   readonly conninfo: Conninfo | string;
@@ -117,7 +118,7 @@ export class Seam {
   }
 
   /** The true outcome of a commit whose answer was lost. */
-  outcome(commitId: string): Promise<CommitOutcome> {
+  outcome(commitId: string): Promise<FoundCommit> {
     return this.#parts.source.use((connection) => lookUpCommit(connection, commitId));
   }
 
@@ -140,7 +141,8 @@ export { type Pin, PinKeeper, type PinOptions } from "./pins.ts";
 export { Source, type SourceOptions } from "./source.ts";
 export type { DirectCommit, ExecuteOptions, ExecuteResult, StagedDirect } from "./corrections.ts";
 export { type Explanation, heapInstead, printExplanation } from "./explain.ts";
-export { type BeginOptions, type CommitOutcome, lookUpCommit, SeamTransaction } from "./transaction.ts";
+export { type BeginOptions, SeamTransaction } from "./transaction.ts";
+export type { CommitOutcome, FoundCommit } from "./client-commit.ts";
 export type { QueryShape } from "./describe.ts";
 export type { TablePolicy } from "./policy.ts";
 export type { ResolvedRelation } from "./resolve.ts";

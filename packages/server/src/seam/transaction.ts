@@ -10,10 +10,11 @@
 import { must } from "@spillway/base/assert";
 import { SpillwayError } from "@spillway/base/errors";
 import { faultPoint } from "@spillway/base/fault";
-import { quoteIdent, quoteLiteral } from "@spillway/pg/quote";
+import { quoteIdent } from "@spillway/pg/quote";
 import { describeStatement, type StatementShape } from "@spillway/pg/wire/describe";
 import type { RawConnection } from "@spillway/pg/wire/connection";
 import type { TextResult } from "@spillway/pg/wire/query";
+import { recordCommitSql } from "./client-commit.ts";
 import { Correction, type ExecuteOptions, type ExecuteResult } from "./corrections.ts";
 import { describeQuery, type QueryShape } from "./describe.ts";
 import type { Pin } from "./pins.ts";
@@ -28,8 +29,6 @@ export interface BeginOptions {
   readonly readOnly?: boolean;
   readonly signal?: AbortSignal;
 }
-
-export type CommitOutcome = "committed" | "rolled back";
 
 export class SeamTransaction {
   readonly #parts: QueryParts;
@@ -154,8 +153,7 @@ export class SeamTransaction {
       await this.rollback();
       throw new SpillwayError("transaction_failed", "The transaction had failed and was rolled back.");
     }
-    const record = id !== null && this.#wrote;
-    const insert = record ? `INSERT INTO spillway.client_commit (commit_id) VALUES (${quoteLiteral(id ?? "")}); ` : "";
+    const insert = id !== null && this.#wrote ? `${recordCommitSql(id, 0)}; ` : "";
     try {
       this.#pin.check();
       faultPoint("serve.before_commit");
@@ -237,19 +235,6 @@ export class SeamTransaction {
     }
     return relations;
   }
-}
-
-/**
- * The true outcome of a commit whose answer was lost. Waits for one that is under way; one that has not written its id can
- * no longer do it afterwards.
- */
-export async function lookUpCommit(connection: RawConnection, id: string): Promise<CommitOutcome> {
-  const literal = quoteLiteral(id);
-  await connection.query(
-    `INSERT INTO spillway.client_commit (commit_id, outcome) VALUES (${literal}, 'rolled back') ON CONFLICT DO NOTHING`,
-  );
-  const [found] = await connection.query(`SELECT outcome FROM spillway.client_commit WHERE commit_id = ${literal}`);
-  return found?.rows[0]?.[0] === "committed" ? "committed" : "rolled back";
 }
 
 function ended(): SpillwayError {

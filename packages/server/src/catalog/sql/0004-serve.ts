@@ -5,6 +5,8 @@ export const SERVE_SQL = `
 create table spillway.client_commit (
   commit_id uuid primary key,
   outcome text not null default 'committed' check (outcome in ('committed', 'rolled back')),
+  -- of a statement that was a transaction of its own
+  rows bigint not null default 0,
   at timestamptz not null default now()
 );
 create index client_commit_at on spillway.client_commit (at);

@@ -67,7 +67,7 @@ export class NodeExecutor implements Runner {
       case "describe-dml":
         return this.#describeDml(request);
       case "outcome":
-        return done((await this.#seam.outcome(request.sql)).toUpperCase());
+        return this.#outcome(request.sql);
       default:
         return this.#transaction(request, signal);
     }
@@ -139,13 +139,20 @@ export class NodeExecutor implements Runner {
   async #execute(request: NodeRequest, signal: AbortSignal, startMs: number): Promise<NodeResult> {
     this.#checkWritable(request);
     const { searchPath } = request;
-    const options = { params: request.params.map(engineParam), signal, searchPath };
+    const { commitId } = request;
+    const own = commitId === undefined || request.transaction !== null ? {} : { commitId };
+    const options = { params: request.params.map(engineParam), signal, searchPath, ...own };
     const result: ExecuteResult = await (this.#open(request) ?? this.#seam).execute(request.sql, options);
     const command = result.command === "INSERT" ? "INSERT 0" : result.command;
     const engineMs = this.#clock.monotonicMs() - startMs;
     if (result.columns.length === 0) return done(command, { rows: result.rowCount, bytes: 0, engineMs });
     const batch = textBatch(result.columns, result.rows);
     return whole(command, textColumns(result.columns), batch, { rows: result.rowCount, engineMs });
+  }
+
+  async #outcome(id: string): Promise<NodeResult> {
+    const { outcome, rows } = await this.#seam.outcome(id);
+    return done(outcome.toUpperCase(), { rows, bytes: 0, engineMs: 0 });
   }
 
   /** What no policy stands on, but may be written. DML that Postgres evaluates could read what a policy hides. */

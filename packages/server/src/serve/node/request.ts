@@ -41,6 +41,8 @@ export interface NodeRequest {
   readonly transaction: string | null;
   readonly isolation?: "repeatable read" | "serializable";
   readonly readOnly?: boolean;
+  /** For `execute` outside of a transaction: under which its outcome is found. */
+  readonly commitId?: string;
   /** For `explain`. */
   readonly analyze?: boolean;
 }

@@ -287,3 +287,32 @@ test("a lost answer to COMMIT is looked up", async () => {
   expect(["committed", "node_lost_in_transaction"]).toContain(outcome);
   await session.close();
 });
+
+test("writes under killed nodes: each is applied once, whatever became of its answer", async () => {
+  const pool = startPool({ nodes: { READONLY: 0, WRITEONLY: 0, DUAL: 2 } });
+  await ready(pool, 2);
+  await ask(open(pool), "UPDATE items SET price = 0 WHERE id IN (400, 2900)");
+  let acknowledged = 0;
+  const stop = new AbortController();
+  const writers = Array.from({ length: 2 }, async () => {
+    const session = open(pool);
+    while (!stop.signal.aborted) {
+      const sql = "UPDATE items SET price = price + 1 WHERE id IN (400, 2900)";
+      const update = await session.prepare(sql, [], { describe: false });
+      const rows = await session.run(update).then((r) => r.rowCount);
+      expect(rows).toBe(2);
+      acknowledged += 1;
+    }
+  });
+  for (let i = 0; i < 3; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    const busy = pool.members.find((m) => m.inFlight > 0 && m.isReady);
+    if (busy?.row.pid) process.kill(busy.row.pid, "SIGKILL");
+    await ready(pool, 2);
+  }
+  stop.abort();
+  await Promise.all(writers);
+  const [row] = await ask(open(pool), "SELECT min(price), max(price) FROM items WHERE id IN (400, 2900)");
+  expect(row).toEqual([`${acknowledged}.00`, `${acknowledged}.00`]);
+  expect(acknowledged).toBeGreaterThan(3);
+});

@@ -3,6 +3,7 @@ import type { Clock } from "@spillway/base/clock";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
 import type { Logger } from "@spillway/base/log";
 import type { AccessRules, Control, PoolInfo } from "../../control/control.ts";
+import type { FoundCommit } from "../../seam/seam.ts";
 import { ClientSession } from "../session/client-session.ts";
 import type { Guard, StatementObserver } from "../session/session-options.ts";
 import type { Principal, ServeSession, SessionOptions, Sessions } from "../session/session.ts";
@@ -125,12 +126,12 @@ export class Pools<Config> implements Sessions {
     this.#pools.clear();
   }
 
-  async #outcome(pool: Pool<Config>, id: string): Promise<"committed" | "rolled back"> {
+  async #outcome(pool: Pool<Config>, id: string): Promise<FoundCommit> {
     const result = await pool.run(
       { action: "outcome", sql: id, params: [], tables: [], searchPath: [], transaction: null },
       { signal: AbortSignal.timeout(10_000), writes: true },
     );
-    return result.command === "COMMITTED" ? "committed" : "rolled back";
+    return { outcome: result.command === "COMMITTED" ? "committed" : "rolled back", rows: result.stats().rows };
   }
 
   async #refreshed(id: string): Promise<{ pool: Pool<Config>; description: PoolDescription } | undefined> {

@@ -21,6 +21,7 @@ import { applySet, resetName } from "./set-statement.ts";
 import type { ClientSessionOptions, GuardContext } from "./session-options.ts";
 import {
   ACTION_OF,
+  appliedResult,
   explained,
   hasReturning,
   isDml,
@@ -30,6 +31,7 @@ import {
   shown,
   transactionOptions,
   translated,
+  unknownOutcome,
   unsupported,
 } from "./statements.ts";
 import { parameterColumn, sendParam, type SentParam } from "./wire-types.ts";
@@ -38,6 +40,8 @@ export type { ClientSessionOptions, Guard, GuardContext, StatementObserver } fro
 
 /** For so long what a user may do is taken as it was when the statement was prepared. */
 const FRESH_MS = 250;
+
+const WRITE_ATTEMPTS = 3;
 
 interface Plan extends Prepared {
   readonly checked: { readonly tables: readonly PlannedTable[] | null; readonly atMs: number };
@@ -236,7 +240,28 @@ export class ClientSession implements ServeSession {
     const params = values.map((value, i) => sendParam(value, planned.oids[i] ?? 0));
     const more = action === "explain" ? { analyze: statement.tree !== null && isAnalyze(nodeOf(statement.tree)) } : {};
     const sql = action === "explain" ? explained(statement.sql) : await this.#sqlOf(statement);
-    return this.#attempt(this.#request(action, sql, { params, tables, ...more }), statement.writes, signal, id);
+    const request = this.#request(action, sql, { params, tables, ...more });
+    if (action === "execute" && this.#transaction === null) return this.#write(request, statement, signal, id);
+    return this.#attempt(request, statement.writes, signal, id);
+  }
+
+  /**
+   * A change that is a transaction of its own. It is sent with the id of its commit: when the answer is lost, the id says
+   * whether it was applied, and one that was not, and no longer can be, is sent again.
+   */
+  async #write(request: NodeRequest, statement: Classified, signal: AbortSignal, id: string): Promise<NodeResult> {
+    for (let attempt = 1; ; attempt++) {
+      const commitId = newUuid();
+      try {
+        return await this.#attempt({ ...request, commitId }, true, signal, id);
+      } catch (error) {
+        if (!isSpillwayError(error, "node_lost", "pg_commit_unknown") || signal.aborted) throw error;
+        const found = await this.#options.outcome?.(commitId).catch(() => null);
+        if (!found) throw unknownOutcome(commitId, error);
+        if (found.outcome === "committed") return appliedResult(statement, found.rows, error);
+        if (attempt >= WRITE_ATTEMPTS) throw error;
+      }
+    }
   }
 
   #attempt(request: NodeRequest, writes: boolean, signal: AbortSignal, id?: string): Promise<NodeResult> {
@@ -368,8 +393,8 @@ export class ClientSession implements ServeSession {
   async #settle(commitId: string, lost: SpillwayError): Promise<void> {
     const { outcome } = this.#options;
     const found = await outcome?.(commitId).catch(() => null);
-    if (found === "committed") return;
-    if (found === "rolled back") {
+    if (found?.outcome === "committed") return;
+    if (found) {
       throw new SpillwayError(
         "node_lost_in_transaction",
         "The transaction was lost before its COMMIT and is rolled back.",
@@ -379,14 +404,7 @@ export class ClientSession implements ServeSession {
         },
       );
     }
-    throw new SpillwayError(
-      "pg_commit_unknown",
-      "Whether the transaction was committed is not known; the source is away.",
-      {
-        cause: lost,
-        details: { sqlstate: "08007", commit_id: commitId },
-      },
-    );
+    throw unknownOutcome(commitId, lost);
   }
 
   #failed(): void {

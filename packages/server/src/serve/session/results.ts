@@ -80,14 +80,14 @@ export function textResult(
   };
 }
 
-export function emptyResult(command: string): NodeResult {
+export function emptyResult(command: string, rows = 0): NodeResult {
   return {
     command,
     columns: null,
     parameters: [],
     arrowSchema: null,
     messages: () => each([]),
-    stats: () => ({ rows: 0, bytes: 0, engineMs: 0 }),
+    stats: () => ({ rows, bytes: 0, engineMs: 0 }),
     close: () => Promise.resolve(),
   };
 }

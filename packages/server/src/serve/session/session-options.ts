@@ -1,5 +1,6 @@
 /** What a session is handed. */
 import type { Clock } from "@spillway/base/clock";
+import type { FoundCommit } from "../../seam/seam.ts";
 import type { PlannedTable, Runner } from "../node/request.ts";
 import type { Classified } from "../plan/classify.ts";
 import type { Principal, ServeSession, SessionOptions } from "./session.ts";
@@ -42,6 +43,6 @@ export interface ClientSessionOptions extends SessionOptions {
   readonly clock: Clock;
   readonly observer?: StatementObserver;
   /** Looks the outcome of a commit up when its node is gone. */
-  readonly outcome?: (commitId: string) => Promise<"committed" | "rolled back">;
+  readonly outcome?: (commitId: string) => Promise<FoundCommit>;
   readonly onClose?: (session: ServeSession) => void;
 }

@@ -226,14 +226,14 @@ describe("transactions", () => {
     const transaction = await source.seam.begin();
     await transaction.execute("UPDATE items SET label = 'late' WHERE id = 60");
     const id = "00000000-0000-4000-8000-000000000001";
-    expect(await source.seam.outcome(id)).toBe("rolled back");
+    expect(await source.seam.outcome(id)).toEqual({ outcome: "rolled back", rows: 0 });
     await expect(transaction.commit(id)).rejects.toThrow();
     expect(await ask(session, "SELECT label FROM items WHERE id = 60")).toEqual([["label 4"]]);
     const second = await source.seam.begin();
     await second.execute("UPDATE items SET label = 'done' WHERE id = 60");
     const other = "00000000-0000-4000-8000-000000000002";
     await second.commit(other);
-    expect(await source.seam.outcome(other)).toBe("committed");
+    expect(await source.seam.outcome(other)).toEqual({ outcome: "committed", rows: 0 });
   });
 });
 

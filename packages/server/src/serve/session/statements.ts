@@ -3,7 +3,7 @@ import { SpillwayError } from "@spillway/base/errors";
 import type { NodeAction, NodeResult } from "../node/request.ts";
 import type { Classified, PgNode } from "../plan/classify.ts";
 import type { SessionParameters } from "./parameters.ts";
-import { textResult } from "./results.ts";
+import { emptyResult, textResult } from "./results.ts";
 import type { WireColumn } from "./session.ts";
 import { showName } from "./set-statement.ts";
 
@@ -95,4 +95,23 @@ export function transactionOptions(node: PgNode): Map<string, string> {
 /** The statement that is explained. Its options were read from the parse tree. */
 export function explained(sql: string): string {
   return sql.replace(/^\s*explain\s*(?:\([^)]*\)|(?:(?:analyze|analyse|verbose)\b\s*)*)/i, "");
+}
+
+/** The answer to a change that was applied while its answer was lost. Rows that it would have returned are lost with it. */
+export function appliedResult(statement: Classified, rows: number, lost: SpillwayError): NodeResult {
+  if (!hasReturning(statement)) {
+    return emptyResult(statement.kind === "insert" ? "INSERT 0" : statement.kind.toUpperCase(), rows);
+  }
+  throw new SpillwayError("node_lost", "The statement was applied; the rows that it returns were lost with its node.", {
+    remedy: "Do not run it again: read the rows instead.",
+    cause: lost,
+    details: { sqlstate: "08006", applied: true },
+  });
+}
+
+export function unknownOutcome(commitId: string, lost: SpillwayError): SpillwayError {
+  return new SpillwayError("pg_commit_unknown", "Whether the change was committed is not known; the source is away.", {
+    cause: lost,
+    details: { sqlstate: "08007", commit_id: commitId },
+  });
 }
