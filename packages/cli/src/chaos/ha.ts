@@ -2,7 +2,8 @@
  * `chaos ha`: three nodes, and at random moments something dies, stands still or is cut off, and comes back. A
  * writer goes through the multi-host URI, another one sits beside each primary that is about to be hit. At the
  * end of each round the formation must be synchronous again within 30 s of the heal; at the end of all, every
- * acknowledged row must be there, and no two servers may have acknowledged on diverging timelines.
+ * acknowledged row must be there, and no two servers may have acknowledged on diverging timelines. With `--mirror`
+ * (on, unless quick; Postgres 18) a worker mirrors the table all the while.
  */
 import { checkAcks, readIds, twoWritable } from "@spillway/ha/client/checker";
 import { Formation, type FormationNode } from "@spillway/ha/client/formation";
@@ -12,6 +13,8 @@ import { sharedClock } from "@spillway/ha/client/shared-clock";
 import { Writer } from "@spillway/ha/client/writer";
 import { detectBinaries } from "@spillway/ha/postgres/binaries";
 import { atMost, report, type Bench, type BenchRun } from "../bench/report.ts";
+import { embeddedBinDir, runAsPostgres } from "../embedded/binaries.ts";
+import { ChaosMirror, type MirrorVerdict } from "./ha-mirror.ts";
 
 const EVERY_MS = 20;
 const SYNC_LIMIT_S = 30;
@@ -62,7 +65,8 @@ export const run: Bench = async (options) => {
   const seconds = options.option("seconds", options.quick ? 25 : 600);
   const seed = options.option("seed", 1);
   const namespaces = canMakeNamespaces();
-  const binaries = await detectBinaries();
+  const mirrored = options.option("mirror", options.quick ? 0 : 1) !== 0;
+  const binaries = await detectBinaries(mirrored ? { pgBin: embeddedBinDir(runAsPostgres()) } : {});
   const formation = await Formation.start({
     clock: sharedClock,
     nodes: 3,
@@ -71,9 +75,15 @@ export const run: Bench = async (options) => {
     say: options.say,
   });
   const raw = { seconds, seed, namespaces, postgres: binaries.version };
+  let mirror: ChaosMirror | null = null;
   try {
-    return await storm(formation, options, seconds, seeded(seed), raw);
+    if (mirrored) {
+      mirror = await ChaosMirror.start(formation, sharedClock);
+      options.say("a worker mirrors the table that is written");
+    }
+    return await storm(formation, options, seconds, seeded(seed), raw, mirror);
   } finally {
+    await mirror?.close();
     await formation.destroy();
   }
 };
@@ -84,6 +94,7 @@ async function storm(
   seconds: number,
   random: () => number,
   raw: Record<string, unknown>,
+  mirror: ChaosMirror | null,
 ) {
   const clock = sharedClock;
   const { uri } = formation;
@@ -92,6 +103,7 @@ async function storm(
   const beside: { number: number; writer: InsideWriter }[] = [];
   const endMs = clock.monotonicMs() + seconds * 1000;
   let judged: Judged = { acked: 0, lost: 0, twoWritable: 0 };
+  let lake: MirrorVerdict | null = null;
   writer.start();
   try {
     while (clock.monotonicMs() < endMs && !options.signal.aborted) {
@@ -108,6 +120,8 @@ async function storm(
     await writer.stop();
     await Promise.all(beside.map((b) => b.writer.stop()));
     judged = await judge(uri, writer, beside);
+    lake = (await mirror?.judge()) ?? null;
+    if (lake !== null && (lake.differ > 0 || lake.recopied > 0)) options.say(mirror?.said ?? "");
   } finally {
     await writer.stop();
     await Promise.all(beside.map((b) => b.writer.stop()));
@@ -118,9 +132,17 @@ async function storm(
     lost_acked: atMost(judged.lost, 0),
     two_writable: atMost(judged.twoWritable, 0),
     sync_again_s: atMost(slowest, SYNC_LIMIT_S),
+    ...(lake === null ? {} : { lake_differs: atMost(lake.differ, 0), lake_recopied: atMost(lake.recopied, 0) }),
   };
   const counts = Object.fromEntries(BLOWS.map((b) => [b, rounds.filter((r) => r.blow === b).length]));
-  return report("chaos-ha", bars, { ...raw, rounds: rounds.length, stuck, acked: judged.acked, blows: counts });
+  return report("chaos-ha", bars, {
+    ...raw,
+    rounds: rounds.length,
+    stuck,
+    acked: judged.acked,
+    blows: counts,
+    mirror: lake,
+  });
 }
 
 async function judge(

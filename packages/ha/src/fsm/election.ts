@@ -60,7 +60,10 @@ export function choosePlanned(d: Draft, failover: Failover, standbys: readonly N
 
 function rank(d: Draft, a: NodeRow, b: NodeRow): number {
   const lsn = (n: NodeRow): bigint => lsnOf(n.frozen?.lsn ?? seenOf(d, n)?.report.pg.lsn);
+  const slots = (n: NodeRow): number => (seenOf(d, n)?.report.slots.ready === true ? 1 : 0);
   if (a.candidatePriority !== b.candidatePriority) return a.candidatePriority - b.candidatePriority;
+  // WAL can be fetched from another standby, a logical slot cannot.
+  if (slots(a) !== slots(b)) return slots(a) - slots(b);
   return lsn(a) === lsn(b) ? b.nodeId - a.nodeId : lsn(a) > lsn(b) ? 1 : -1;
 }
 
@@ -70,7 +73,7 @@ export interface Choice {
   readonly source: NodeRow | null;
 }
 
-/** Positions are known and proven: highest priority, then furthest; behind the target means fast-forward. */
+/** Positions are known and proven: highest priority, then with its slots, then furthest; behind the target means fast-forward. */
 export function chooseFrozen(d: Draft, failover: Failover, standbys: readonly NodeRow[]): Choice | string {
   const frozen = frozenOnes(d, failover, standbys);
   const complete = completeOnes(d, failover, standbys);
