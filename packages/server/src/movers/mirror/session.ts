@@ -56,6 +56,8 @@ const TICK_MS = 20;
 const MAX_BYTES = 64 << 20;
 /** Transactions between two looks at how much is buffered. */
 const LOOK_EVERY = 64;
+/** Rows that do not wait for the next flush once the server has sent nothing for so long: a burst is over. */
+const BURST = { rows: 10_000, quietMs: 100 };
 const RELOAD_EVERY_MS = 1000;
 const CONFIRM_EVERY_MS = 200;
 
@@ -90,6 +92,7 @@ export class MirrorSession {
   readonly #times = new FrontierTimes();
   /** Of messages since the logs were last cut or staged. */
   #bytes = 0;
+  #quiet = { bytes: 0, sinceMs: 0 };
   #lastFlushMs = 0;
   #lastIdleMs = 0;
   #lastConfirmMs = 0;
@@ -261,6 +264,14 @@ export class MirrorSession {
     this.#resume("memory");
   }
 
+  #isDue(nowMs: number): boolean {
+    const bytes = this.#stream?.receivedBytes ?? 0;
+    if (bytes !== this.#quiet.bytes) this.#quiet = { bytes, sinceMs: nowMs };
+    const isBurstOver = nowMs - this.#quiet.sinceMs >= BURST.quietMs && this.#bufferedRows() >= BURST.rows;
+    const isTime = nowMs - this.#lastFlushMs >= this.#settings.flushIntervalMs;
+    return this.#flushWanted || this.#pauses.has("memory") || isTime || isBurstOver;
+  }
+
   /** Rows in memory that no flush has taken. */
   #bufferedRows(): number {
     let rows = 0;
@@ -275,8 +286,7 @@ export class MirrorSession {
       if (this.#error !== null) throw this.#failure();
       const nowMs = clock.monotonicMs();
       await this.#serveCuts(nowMs);
-      const due =
-        this.#flushWanted || this.#pauses.has("memory") || nowMs - this.#lastFlushMs >= this.#settings.flushIntervalMs;
+      const due = this.#isDue(nowMs);
       const canCut = this.#sink.isAtCommit && !this.#isBlocked && this.#held.length === 0;
       if (signal.aborted) {
         if (canCut) await this.#flush(true);
