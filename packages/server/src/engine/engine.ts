@@ -18,6 +18,7 @@ export {
   type ScanFile,
   type ScanOptions,
 } from "./scan-sql.ts";
+export { duckDefault } from "./initial-default.ts";
 export { fileChecksum, type FileChecksum, type FileChecksumRequest } from "./file-checksum.ts";
 export { readDataFiles, type ReadOptions } from "./readback.ts";
 export { ArrowBatcher, encodeArrowBatch } from "./arrow-encode.ts";

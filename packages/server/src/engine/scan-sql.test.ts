@@ -204,3 +204,27 @@ describe("broken files", () => {
     await expect(scan([cut], [ID])).rejects.toMatchObject({ code: "engine_file_corrupt" });
   });
 });
+
+test("bytes are compared as bytes, also in files with bloom filters of others, and ours have none on them", async () => {
+  const fields: ScanField[] = [ID, { id: 2, name: "b", kind: "bytes" }];
+  const path = join(root, "bloom.parquet");
+  const values = ["\\x00\\xFF\\x41", "\\xDE\\xAD\\xBE\\xEF", "abc"];
+  await engine.use((s) =>
+    s.run(`COPY (SELECT i AS id, ([${values.map((v) => `'${v}'::BLOB`).join(", ")}])[1 + i % 3] AS b FROM range(30) r (i))
+      TO '${path}' (FORMAT parquet, DICTIONARY_SIZE_LIMIT 4096, FIELD_IDS {id: 1, b: 2})`),
+  );
+  const own = await file(
+    [ID, { id: 2, name: "b", kind: "bytes" }],
+    Array.from({ length: 30 }, (_, i) => [BigInt(i), new Uint8Array([0, 255, 65 + (i % 2)])]),
+  );
+  const count = async (files: readonly ScanFile[], tail: string): Promise<unknown> =>
+    engine.use(async (s) => (await s.rows(`SELECT count(*) FROM (${scanSql(files, fields, null)}) t ${tail}`))[0]?.[0]);
+  for (const value of values) {
+    const files = [{ path, rows: 30n }];
+    expect(await count(files, `WHERE b = '${value}'::BLOB`), value).toBe(10n);
+    expect(await count(files, `SEMI JOIN (SELECT '${value}'::BLOB AS b) k ON t.b = k.b`), value).toBe(10n);
+  }
+  expect(await count([own], "WHERE b = '\\x00\\xFF\\x41'::BLOB")).toBe(15n);
+  const plain = `SELECT count(*) FROM read_parquet('${own.path}') WHERE b = '\\x00\\xFF\\x41'::BLOB`;
+  expect(await engine.use(async (s) => (await s.rows(plain))[0]?.[0])).toBe(15n);
+});

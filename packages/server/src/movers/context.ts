@@ -12,8 +12,8 @@ import type { Pool } from "@spillway/pg/pool";
 import { inTransaction } from "@spillway/pg/transaction";
 import type pg from "pg";
 import { type FileLogTarget, liveColumns, type Relation, stageFiles, type TableColumn } from "../catalog/catalog.ts";
-import type { Engine, FileChecksum, LakeField, ScanField } from "../engine/engine.ts";
-import { duckDefault, valueOfText } from "./defaults.ts";
+import { duckDefault, type Engine, type FileChecksum, type LakeField, type ScanField } from "../engine/engine.ts";
+import { valueOfText } from "./defaults.ts";
 
 export interface MoverContext {
   readonly pool: Pool;
@@ -103,7 +103,7 @@ export function hashField({ column, field, initialDefault }: MovedColumn): HashF
 }
 
 export function scanField({ field, initialDefault }: MovedColumn): ScanField {
-  return { ...field, initialDefault: duckDefault(field, initialDefault) };
+  return { ...field, initialDefault: duckDefault(field.kind, initialDefault) };
 }
 
 /** `"schema"."table"` for messages, without quotes. */

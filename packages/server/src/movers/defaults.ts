@@ -2,7 +2,7 @@
 import type { HashDefault } from "@spillway/base/rowhash";
 import { columnBuilder, type PgColumnPlan } from "@spillway/pg/columns/plan";
 import type { PrimitiveValue } from "@spillway/lake/model";
-import { type LakeField, valueAt } from "../engine/engine.ts";
+import { valueAt } from "../engine/engine.ts";
 
 /** The value of a text, as Iceberg and the row hash hold it. Throws what COPY would for a text that is none. */
 export function valueOfText(plan: PgColumnPlan, text: string): PrimitiveValue & HashDefault {
@@ -10,10 +10,4 @@ export function valueOfText(plan: PgColumnPlan, text: string): PrimitiveValue & 
   const bytes = Buffer.from(text, "utf8");
   builder.appendText(bytes, 0, bytes.length);
   return valueAt(builder.finish(), 0) as PrimitiveValue & HashDefault;
-}
-
-/** The text that DuckDB casts to the same value: its own but for bytes. */
-export function duckDefault(field: LakeField, text: string | null): string | null {
-  if (text === null || field.kind !== "bytes") return text;
-  return (text.slice(2).match(/../g) ?? []).map((hex) => `\\x${hex.toUpperCase()}`).join("");
 }

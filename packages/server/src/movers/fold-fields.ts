@@ -11,8 +11,8 @@ import { schemaById } from "@spillway/lake/metadata";
 import type { IcebergType, PrimitiveValue, TableMetadata } from "@spillway/lake/model";
 import { planColumn } from "@spillway/pg/columns/plan";
 import type { Relation, RelationColumn } from "../catalog/catalog.ts";
-import { kindOfIceberg, type LakeField, type ScanField } from "../engine/engine.ts";
-import { duckDefault, valueOfText } from "./defaults.ts";
+import { duckDefault, kindOfIceberg, type LakeField, type ScanField } from "../engine/engine.ts";
+import { valueOfText } from "./defaults.ts";
 
 export interface KnownField {
   readonly attnum: number;
@@ -46,7 +46,7 @@ function knownField(column: RelationColumn, types: ReadonlyMap<number, IcebergTy
   return {
     attnum: column.attnum,
     live: !column.dropped,
-    scan: { ...field, initialDefault: duckDefault(field, text) },
+    scan: { ...field, initialDefault: duckDefault(field.kind, text) },
     hash: text === null ? hash : { ...hash, default: defaultOf(field, text) },
   };
 }

@@ -2,7 +2,7 @@
 import type { ColumnKind } from "@spillway/base/columns";
 import { SpillwayError } from "@spillway/base/errors";
 import type { NestedField, TableMetadata } from "@spillway/lake/model";
-import { kindOfIceberg, type ScanField } from "../engine/engine.ts";
+import { duckDefault, kindOfIceberg, type ScanField } from "../engine/engine.ts";
 import type { LakeState, ResolvedRelation, SeamColumn } from "./resolve.ts";
 
 /** Null for a column that the worker has not followed yet: no lake row has it. */
@@ -64,11 +64,3 @@ function canRead(stored: ReturnType<typeof kindOfIceberg>, column: SeamColumn): 
 }
 
 const PROMOTIONS: Partial<Record<ColumnKind, ColumnKind>> = { int32: "int64", float32: "float64" };
-
-/** Postgres's canonical text of a default as DuckDB reads it. */
-export function duckDefault(kind: ColumnKind, text: string | null): string | null {
-  if (text === null) return null;
-  if (kind === "bytes") return text.replace(/^\\x/, "").replace(/../g, (byte) => `\\x${byte}`);
-  if (kind === "date" || kind === "timestamp" || kind === "timestamptz") return text.replace(/ BC$/, " (BC)");
-  return text;
-}

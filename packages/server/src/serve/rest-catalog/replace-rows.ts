@@ -10,7 +10,7 @@ import { applyTransform } from "@spillway/lake/transforms";
 import { isPrimitive } from "@spillway/lake/types";
 import { compareValues, decodeValue } from "@spillway/lake/values";
 import type { Relation } from "../../catalog/catalog.ts";
-import { kindOfIceberg, readDataFiles, type ScanField, valueAt } from "../../engine/engine.ts";
+import { duckDefault, kindOfIceberg, readDataFiles, type ScanField, valueAt } from "../../engine/engine.ts";
 import type { FileChanges, FileRows } from "./replace-files.ts";
 import { refuse } from "./replace-rules.ts";
 import type { ReplaceContext } from "./replace.ts";
@@ -49,12 +49,6 @@ function columnsOf(metadata: TableMetadata, relation: Relation): LakeColumn[] {
     const initialDefault = duckDefault(shape.kind, defaults.get(field.id) ?? null);
     return { field, type: field.type, scan: { id: field.id, name: field.name, ...shape, initialDefault } };
   });
-}
-
-/** Postgres's canonical text of a default as DuckDB reads it. */
-function duckDefault(kind: string, text: string | null): string | null {
-  if (text !== null && kind === "bytes") return text.slice(2).replace(/../g, (byte) => `\\x${byte}`);
-  return text?.replace(/ BC$/, " (BC)") ?? null;
 }
 
 /** Row ids and the sequence numbers of their last change, under names that no column has. */
