@@ -42,11 +42,13 @@ beforeAll(async () => {
     await db.client.query(`create table ${table} (id int primary key, amount bigint not null)`);
     await db.client.query(`insert into ${table} select g, 1000 from generate_series(1, 100) g`);
   }
-  await db.client.query("create table tiered (id int, k int, primary key (id, k)) partition by range (k)");
+  await db.client.query(`create table tiered (id int, k int, primary key (id, k)) partition by range (k);
+    create table tiered_0 partition of tiered for values from (0) to (10)`);
   expect(await spillway(["init"])).toMatchObject({ code: 0 });
   expect(await spillway(["register", "--mode", "mirrored", ...TABLES.flatMap((t) => ["--table", t])])).toMatchObject({
     code: 0,
   });
+  expect(await spillway(["register", "--table", "tiered", "--lag", "5"])).toMatchObject({ code: 0 });
   worker = spawnCli(["worker"], { env });
   await waitFor("the tables follow the stream", async () => {
     const { rows } = await db.client.query("select 1 from spillway.mirror_table where phase = 'live'");
@@ -123,6 +125,18 @@ test("one position gives the same sums to both readers, as often as they ask", a
   expect(first.prefix).toMatch(/^lake@lsn:[0-9A-F]{16}$/);
   expect((await ask("duckdb-sums", warehouse)).sums).toEqual(first.sums);
   expect((await ask("sums", warehouse)).sums).toEqual(first.sums);
+});
+
+test("a view shows the columns of its moment", async () => {
+  const read = (warehouse: string): Promise<{ names: string[] }> =>
+    foreign.ask({ op: "rest", uri, do: "read", table: ["public", "cash"], warehouse });
+  const { rows } = await db.client.query<{ lsn: string }>(
+    "select min(f_lsn)::text as lsn from spillway.seam where f_lsn is not null",
+  );
+  await db.client.query("alter table cash add column note text");
+  await db.client.query("update cash set note = 'new' where id = 1");
+  await waitFor("the new column", async () => (await read("@latest")).names.includes("note"));
+  expect((await read(`@lsn:${rows[0]?.lsn}`)).names).toEqual(["id", "amount"]);
 });
 
 test("a view is read-only, knows mirrored tables only, and refuses what is not there", async () => {
