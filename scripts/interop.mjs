@@ -18,6 +18,9 @@ const PACKAGES = [
   "adbc-driver-manager==1.13.0",
   "pandas==3.1.1",
   "polars==2.1.0",
+  "psycopg[binary]==3.3.9",
+  "sqlalchemy==2.1.9",
+  "asyncpg==0.32.0",
 ];
 const root = new URL("..", import.meta.url).pathname;
 const venv = join(process.env.SPILLWAY_INTEROP_VENV ?? join(tmpdir(), "spillway-interop-venv"));

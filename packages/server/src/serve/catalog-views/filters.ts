@@ -147,7 +147,7 @@ export const CATALOG_FUNCTIONS: ReadonlySet<string> = new Set([
   "pg_get_function_identity_arguments", "pg_get_function_result", "pg_get_function_sqlbody", "pg_get_keywords",
   "pg_relation_is_publishable", "pg_relation_size", "pg_table_size", "pg_total_relation_size", "pg_indexes_size",
   "pg_size_pretty", "pg_database_size", "pg_tablespace_location", "pg_tablespace_size", "pg_encoding_to_char", "pg_char_to_encoding",
-  "pg_client_encoding", "pg_is_in_recovery", "pg_is_other_temp_schema", "pg_my_temp_schema", "pg_postmaster_start_time",
+  "pg_client_encoding", "getdatabaseencoding", "pg_is_in_recovery", "pg_is_other_temp_schema", "pg_my_temp_schema", "pg_postmaster_start_time",
   "pg_partition_ancestors", "pg_partition_root", "pg_relation_filenode", "pg_column_is_updatable", "pg_relation_is_updatable",
   "pg_options_to_table", "pg_stat_get_numscans", "pg_stat_get_live_tuples", "pg_sequence_last_value", "pg_sequence_parameters",
   "pg_index_column_has_property", "pg_index_has_property", "pg_indexam_has_property", "pg_typeof",
