@@ -1,4 +1,5 @@
 /** What a user may see and do in one database, ready to be asked: docs/internals/serving.md §4. */
+import { isSpillwayError } from "@spillway/base/errors";
 import type { AccessRules, ColumnPolicy, Privilege, RowPolicy } from "../../control/control.ts";
 
 export interface TableAccess {
@@ -7,6 +8,8 @@ export interface TableAccess {
   readonly rows: string | null;
   /** By column name, whatever its case: absent = as it is; null = does not exist for the user; text = shown instead. */
   readonly columns: ReadonlyMap<string, string | null>;
+  /** A policy that cannot be understood: then nothing of the table is shown, and this is said. */
+  readonly broken: string | null;
 }
 
 export interface AccessSet {
@@ -28,6 +31,7 @@ export interface AccessSet {
 export interface PolicyImage {
   readonly rows: string | null;
   readonly columns: readonly (readonly [string, string | null])[];
+  readonly broken?: string;
 }
 
 export interface AccessImage {
@@ -65,15 +69,20 @@ class Columns extends Map<string, string | null> {
   }
 }
 
+const NO_POLICY = { rows: null, columns: new Columns([]), broken: null };
+
 export function accessSetOf(image: AccessImage, shadow: AccessSet | null = null): AccessSet {
   const policies = new Map(
-    Object.entries(image.policies).map(([key, p]) => [key, { rows: p.rows, columns: new Columns(p.columns) }]),
+    Object.entries(image.policies).map(([key, p]) => [
+      key,
+      { rows: p.rows, columns: new Columns(p.columns), broken: p.broken ?? null },
+    ]),
   );
   const policed = new Set(image.policed);
   const known = new Map<string, TableAccess | null>();
   const find = (schema: string, name: string): TableAccess | null => {
     if (isSystemSchema(schema)) return null;
-    if (image.isSuperuser) return { privileges: ALL, rows: null, columns: new Columns([]) };
+    if (image.isSuperuser) return { privileges: ALL, ...NO_POLICY };
     const privileges = new Set<Privilege>();
     for (const grant of image.grants) {
       const covers = (grant.schema === "*" || grant.schema === schema) && (grant.table === "*" || grant.table === name);
@@ -81,7 +90,7 @@ export function accessSetOf(image: AccessImage, shadow: AccessSet | null = null)
     }
     if (privileges.size === 0) return null;
     const policy = policies.get(tableKey(schema, name));
-    return { privileges, rows: policy?.rows ?? null, columns: policy?.columns ?? new Columns([]) };
+    return { privileges, ...(policy ?? NO_POLICY) };
   };
   return {
     version: BigInt(image.version),
@@ -112,6 +121,12 @@ export function tableKey(schema: string, name: string): string {
   return `${schema.toLowerCase()}\0${name.toLowerCase()}`;
 }
 
+interface MadePolicy {
+  rows: string | null;
+  columns: [string, string | null][];
+  broken?: string;
+}
+
 /**
  * The set that the rules make. `compile` turns the text of a policy into SQL of this user. A table with a row policy shows a user
  * only what those of his roles let through, so nothing when there is none; of several policies on a column the
@@ -124,20 +139,29 @@ export async function makeAccessSet(
 ): Promise<AccessSet> {
   const inForce = <P extends RowPolicy | ColumnPolicy>(policies: readonly P[]): readonly P[] =>
     policies.filter((p) => shadowed || !p.shadow);
-  const policies: Record<string, { rows: string | null; columns: [string, string | null][] }> = {};
-  const entry = (p: { schema: string; table: string }): { rows: string | null; columns: [string, string | null][] } =>
+  const policies: Record<string, MadePolicy> = {};
+  const entry = (p: { schema: string; table: string }): MadePolicy =>
     (policies[tableKey(p.schema, p.table)] ??= { rows: null, columns: [] });
+  const compiled = async (made: MadePolicy, text: string, otherwise: string): Promise<string> => {
+    try {
+      return await compile(text);
+    } catch (error) {
+      if (!isSpillwayError(error, "access_policy_invalid")) throw error;
+      made.broken = error.message;
+      return otherwise;
+    }
+  };
   if (!rules.isAdmin) {
     for (const policy of inForce(rules.rowPolicies)) {
       const made = entry(policy);
-      const predicate = policy.applies ? `(${await compile(policy.predicate)})` : null;
+      const predicate = policy.applies ? `(${await compiled(made, policy.predicate, "false")})` : null;
       if (made.rows === null) made.rows = predicate ?? "false";
       else if (predicate !== null) made.rows = made.rows === "false" ? predicate : `${made.rows} OR ${predicate}`;
     }
     for (const policy of inForce(rules.columnPolicies)) {
       const made = entry(policy);
       const column = policy.column.toLowerCase();
-      const shown = policy.action === "deny" ? null : await compile(policy.expression ?? "NULL");
+      const shown = policy.action === "deny" ? null : await compiled(made, policy.expression ?? "NULL", "NULL");
       const before = made.columns.find(([name]) => name === column);
       if (before === undefined) made.columns.push([column, shown]);
       else if (before[1] !== shown) before[1] = null;

@@ -9,7 +9,7 @@ import type { AccessRules, Control, PoolInfo, Privilege } from "../../control/co
 import type { Engine, EngineSession } from "../../engine/engine.ts";
 import type { Principal, StatementKind } from "../session/session.ts";
 import { type AccessSet, isSystemSchema, makeAccessSet, type TableAccess } from "./access-set.ts";
-import { noPrivilege, noSuchTable, policyForbids, statementRefused, unqualified } from "./denials.ts";
+import { brokenPolicy, noPrivilege, noSuchTable, policyForbids, statementRefused, unqualified } from "./denials.ts";
 import { checkQuery, type CheckedQuery, parseDuck, printDuck, type SessionValue } from "./duck-tree.ts";
 import { checkStatement, type PgNode } from "./pg-tree.ts";
 import { compilePolicy } from "./policy-sql.ts";
@@ -84,7 +84,7 @@ export class AccessControl {
     throw new SpillwayError("access_denied", `the database cannot be used: ${why}`, { details: { sqlstate: "28000" } });
   }
 
-  /** Throws what `rules` throws, and `access_policy_invalid`: a policy that cannot be understood lets nothing through. */
+  /** Throws what `rules` throws. */
   async accessFor(principal: Principal, databaseId: string): Promise<AccessSet> {
     return this.setOf(await this.rules(principal, databaseId));
   }
@@ -237,6 +237,8 @@ function resolve(
     }
   }
   const [first, ...others] = found;
+  const broken = found.find((t) => t.access.broken !== null)?.access.broken;
+  if (typeof broken === "string") throw brokenPolicy(broken, at);
   if (first !== undefined) return { ...first, others };
   throw seen ? noPrivilege(privilege, shown, at) : noSuchTable(shown, at);
 }

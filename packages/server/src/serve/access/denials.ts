@@ -36,3 +36,6 @@ export const typeRefused = (name: string, at: At = {}): SpillwayError =>
 
 export const settingRefused = (name: string, at: At = {}): SpillwayError =>
   new SpillwayError("access_setting_refused", `the setting ${name} is not available`, facts("42704", at));
+
+export const brokenPolicy = (why: string, at: At = {}): SpillwayError =>
+  new SpillwayError("access_policy_invalid", `the table cannot be read: ${why}`, facts("42501", at));
