@@ -5,8 +5,6 @@ import { isSpillwayError, messageOf, SpillwayError } from "@spillway/base/errors
 import { redactUrls } from "@spillway/base/log";
 import { SETTINGS } from "@spillway/base/settings";
 import { fromPgError, isConnectionError, sqlstateOf } from "@spillway/pg/pg-error";
-import { COMMANDS } from "./commands.ts";
-import { runHaCommand } from "./commands/ha.ts";
 import { createContext } from "./context.ts";
 import { toJson, type Streams } from "./output.ts";
 
@@ -17,7 +15,7 @@ export async function run(
   env: NodeJS.ProcessEnv,
   signal: AbortSignal,
 ): Promise<number> {
-  if (argv[0] === "ha") return runHaCommand(argv.slice(1), streams, env, signal);
+  if (argv[0] === "ha") return (await import("./commands/ha.ts")).runHaCommand(argv.slice(1), streams, env, signal);
   const program = new Command("spillway")
     .description("Keeps a Postgres database small, alive and analysable.")
     .version("0.1.0")
@@ -25,7 +23,10 @@ export async function run(
     .configureOutput({ writeOut: streams.out, writeErr: () => {}, outputError: () => {} })
     .exitOverride();
   const context = createContext(streams, env, signal);
-  for (const register of COMMANDS) register(program, context);
+  // A node is started when somebody waits for it: it loads nothing that it does not need.
+  const commands =
+    argv[0] === "node" ? [(await import("./commands/node.ts")).registerNode] : (await import("./commands.ts")).COMMANDS;
+  for (const register of commands) register(program, context);
   for (const command of program.commands) prepare(command);
   try {
     await program.parseAsync(argv, { from: "user" });

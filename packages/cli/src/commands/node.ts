@@ -9,7 +9,6 @@ export function registerNode(program: Command, context: CliContext): void {
   program
     .command("node", { hidden: true })
     .description("Run the statements of one tenant. Started by `spillway serve`.")
-    .option("--id <id>", "shown by ps")
     .action(async (flags: Record<string, unknown>) => {
       const run = context.begin(flags);
       await withCommand(run, async () => {

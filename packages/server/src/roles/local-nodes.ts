@@ -2,7 +2,7 @@
  * Nodes as child processes of this machine: each in a process group of its own, so that it outlives its manager and takes all
  * that it started along when it is ended.
  */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
@@ -22,13 +22,14 @@ export interface LocalNodesOptions {
 export function localNodes(options: LocalNodesOptions): NodeBackend<NodeConfig> {
   mkdirSync(options.directory, { recursive: true, mode: 0o700 });
   chmodSync(options.directory, 0o700);
+  const spare = new Spare(options);
   return {
     kind: "local",
     place: (nodeId) => ({
       socketPath: join(options.directory, `${nodeId.slice(0, 13)}.sock`),
       cacheDir: join(options.directory, `cache-${nodeId.slice(0, 13)}`),
     }),
-    start: (config, onExit) => start(options, config, onExit),
+    start: (config, onExit) => start(spare.take(), config, onExit),
     isAlive: ({ pid, startedAt }) => processStart(pid) === startedAt,
     end: ({ pid, startedAt }, signal) => {
       if (processStart(pid) !== startedAt) return;
@@ -41,33 +42,73 @@ export function localNodes(options: LocalNodesOptions): NodeBackend<NodeConfig> 
   };
 }
 
-function start(
-  { command, directory, env }: LocalNodesOptions,
-  config: NodeConfig,
-  onExit: (why: string) => void,
-): NodeProcess {
-  const [program, ...args] = command;
-  if (program === undefined) throw new SpillwayError("internal", "There is no command for nodes.");
-  const log = openSync(join(directory, `${config.nodeId.slice(0, 13)}.log`), "a", 0o600);
-  const threads = String(Math.max(8, config.concurrency * 2 + 8));
-  try {
-    const child = spawn(program, [...args, "node", "--id", config.nodeId], {
-      detached: true,
-      stdio: ["pipe", log, log],
-      env: { ...process.env, UV_THREADPOOL_SIZE: threads, ...env },
-    });
-    if (child.pid === undefined) {
-      child.once("error", () => {});
-      throw new SpillwayError("no_node", `A node could not be started: ${program} does not run.`);
+function start(child: ChildProcess, config: NodeConfig, onExit: (why: string) => void): NodeProcess {
+  const pid = child.pid ?? 0;
+  child.once("error", (error) => onExit(messageOf(error)));
+  child.once("exit", (code, signal) => onExit(signal === null ? `exit code ${code}` : signal));
+  child.stdin?.end(JSON.stringify(config));
+  child.unref();
+  return { pid, startedAt: processStart(pid) ?? "" };
+}
+
+const SPARE_AFTER_MS = 1500;
+/** libuv's threads are counted when a process begins: enough for what one node runs at a time. */
+const THREADS = "48";
+
+/**
+ * One process beside the nodes that has loaded its program and waits for a configuration, so that the successor of a node that
+ * died need not wait for that. It belongs to no tenant yet. It ends when its standard input does: with this process at the latest.
+ */
+class Spare {
+  readonly #options: LocalNodesOptions;
+  #child: ChildProcess | null = null;
+  #timer: NodeJS.Timeout | null = null;
+
+  constructor(options: LocalNodesOptions) {
+    this.#options = options;
+  }
+
+  take(): ChildProcess {
+    const kept = this.#child;
+    this.#child = null;
+    // When the pool has what it wants, and the machine a moment.
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#refill(), SPARE_AFTER_MS);
+    this.#timer.unref();
+    return kept && kept.exitCode === null && kept.signalCode === null ? kept : this.#launch();
+  }
+
+  #refill(): void {
+    try {
+      this.#child ??= this.#launch();
+      this.#child.unref();
+      // Nothing of it keeps this process from ending.
+      (this.#child.stdin as { unref?: () => void } | null)?.unref?.();
+    } catch (error) {
+      this.#options.log.warn("node.spare_failed", { error: messageOf(error) });
     }
-    child.once("error", (error) => onExit(messageOf(error)));
-    child.once("exit", (code, signal) => onExit(signal === null ? `exit code ${code}` : signal));
-    child.stdin?.on("error", () => {});
-    child.stdin?.end(JSON.stringify(config));
-    child.unref();
-    return { pid: child.pid, startedAt: processStart(child.pid) ?? "" };
-  } finally {
-    closeSync(log);
+  }
+
+  #launch(): ChildProcess {
+    const { command, directory, env } = this.#options;
+    const [program, ...args] = command;
+    if (program === undefined) throw new SpillwayError("internal", "There is no command for nodes.");
+    const log = openSync(join(directory, "nodes.log"), "a", 0o600);
+    try {
+      const child = spawn(program, [...args, "node"], {
+        detached: true,
+        stdio: ["pipe", log, log],
+        env: { ...process.env, UV_THREADPOOL_SIZE: THREADS, ...env },
+      });
+      child.once("error", () => {});
+      child.stdin?.on("error", () => {});
+      if (child.pid === undefined) {
+        throw new SpillwayError("no_node", `A node could not be started: ${program} does not run.`);
+      }
+      return child;
+    } finally {
+      closeSync(log);
+    }
   }
 }
 

@@ -10,7 +10,6 @@ import { messageOf, SpillwayError } from "@spillway/base/errors";
 import { armFault } from "@spillway/base/fault";
 import type { Logger } from "@spillway/base/log";
 import { localPathOf } from "@spillway/lake/store/store";
-import { directCommit } from "../movers/movers.ts";
 import { createSeam } from "../seam/seam.ts";
 import { NodeExecutor, NodeServer } from "../serve/serve.ts";
 import { openRuntime } from "./runtime.ts";
@@ -52,6 +51,7 @@ const WATCH_MS = 250;
 /** Runs until the signal. Throws `node_refused` when the engine cannot be locked down. */
 export async function runNode({ config, clock, log, signal }: NodeOptions): Promise<void> {
   armFault(config.fault);
+  process.title = `spillway node ${config.nodeId}`;
   mkdirSync(config.cacheDir, { recursive: true, mode: 0o700 });
   const directory = localPathOf(config.warehouse);
   const runtime = await openRuntime({
@@ -85,7 +85,11 @@ export async function runNode({ config, clock, log, signal }: NodeOptions): Prom
     connections: Math.max(2, config.concurrency),
     transactions: Math.max(4, config.concurrency * 2),
     connectTimeoutMs: config.connectTimeoutMs,
-    direct: directCommit(runtime.mover(null, signal)),
+    // Loaded when the first direct table is changed: a node is started when somebody waits for it.
+    direct: async (request) => {
+      const { directCommit } = await import("../movers/movers.ts");
+      return directCommit(runtime.mover(null, signal))(request);
+    },
   });
   const executor = new NodeExecutor({ seam, clock });
   let sampled = { memoryBytes: 0, tempBytes: 0 };
