@@ -80,5 +80,5 @@ export function statusOf(error: unknown): CallStatus {
     BY_CODE[error.code] ??
     (sqlstate === null ? undefined : (BY_STATE[sqlstate] ?? BY_STATE[sqlstate.slice(0, 2)])) ??
     (error.code.startsWith("auth_") ? GRPC.unauthenticated : BY_KIND[kind]);
-  return { status, code: error.code, message: oneLine(`${error.code}: ${error.message} ${error.remedy}`), sqlstate };
+  return { status, code: error.code, message: error.toLine(), sqlstate };
 }
