@@ -26,7 +26,7 @@ interface Round {
 }
 
 export const run: Bench = async (options) => {
-  const rows = options.option("rows", options.quick ? 120_000 : 1_000_000);
+  const rows = options.option("rows", options.quick ? 300_000 : 1_000_000);
   const runs = options.option("runs", options.quick ? 1 : 3);
   const scratch = await Scratch.open({ postgres: { wal_level: "logical", max_wal_size: "4GB" } });
   try {
