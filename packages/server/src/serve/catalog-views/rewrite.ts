@@ -4,6 +4,7 @@
  * login, so only catalogs and functions of the lists below may be in it.
  */
 import { quoteIdent, quoteLiteral } from "@spillway/pg/quote";
+import { guardedName, isGuarded } from "./guards.ts";
 import { CATALOG_FILTERS, CATALOG_FUNCTIONS, SCHEMA_FILTERS } from "./filters.ts";
 
 export interface CatalogReferences {
@@ -13,7 +14,12 @@ export interface CatalogReferences {
     readonly location: number;
     readonly alias: string | null;
   }[];
-  readonly functions: readonly { readonly schema: string | null; readonly name: string; readonly location: number }[];
+  readonly functions: readonly {
+    readonly schema: string | null;
+    readonly name: string;
+    readonly location: number;
+    readonly args: readonly Readonly<Record<string, unknown>>[];
+  }[];
   readonly values: readonly { readonly op: string; readonly location: number }[];
   readonly named: readonly { readonly type: string; readonly text: string; readonly location: number }[];
   readonly columns: readonly { readonly path: readonly string[]; readonly location: number }[];
@@ -26,6 +32,9 @@ export interface CatalogUser {
   readonly processId: number;
   /** Whether the user sees a relation of this name; schema null: in any schema. */
   visible(schema: string | null, name: string): boolean;
+  visibleOid(oid: number): boolean;
+  /** Whether a relation of this name exists, and the user does not see it. */
+  hidden(schema: string | null, name: string): boolean;
   /** Makes the error; `location` in bytes of the whole text. */
   refuse(message: string, sqlstate: string, location: number | null): Error;
 }
@@ -129,6 +138,10 @@ function functionEdit(bytes: Buffer, ref: CatalogReferences["functions"][number]
   if ((schema !== null && schema !== "pg_catalog" && schema !== "information_schema") || !CATALOG_FUNCTIONS.has(name)) {
     throw user.refuse(`permission denied for function ${name}`, "42501", location);
   }
+  if (TAKES_NAMES.test(name)) checkArguments(ref, user);
+  if (isGuarded(name)) {
+    return { from: location, to: endOfName(bytes, location, schema === null ? 1 : 2), text: guardedName(name) };
+  }
   const value =
     name === "current_database"
       ? named(`${quoteLiteral(user.database)}::pg_catalog.name`, name)
@@ -163,13 +176,34 @@ function named(value: string, name: string): string {
   return ` (SELECT ${value} AS ${quoteIdent(name)})`;
 }
 
-/** A name that is cast to regclass must be one that the user sees: whether others exist is not told. */
-function checkNamed(type: string, text: string, location: number, user: CatalogUser): void {
-  if (type !== "regclass" || /^\d+$/.test(text.trim())) return;
+/** Functions that take a relation by its name. */
+const TAKES_NAMES =
+  /^(has_.*_privilege|pg_(table|indexes|(total_)?relation)_size|pg_get_serial_sequence|pg_relation_.*|pg_partition_.*|pg_sequence_.*|pg_column_is_updatable)$/;
+
+function checkArguments({ args, location }: CatalogReferences["functions"][number], user: CatalogUser): void {
+  for (const arg of args) {
+    const constant = arg["A_Const"] as { sval?: { sval?: string } } | undefined;
+    const text = constant?.sval?.sval;
+    if (text === undefined) continue;
+    const { schema, name } = namesOf(text);
+    if (user.hidden(schema, name)) throw user.refuse(`relation "${text}" does not exist`, "42P01", location);
+  }
+}
+
+function namesOf(text: string): { readonly schema: string | null; readonly name: string } {
   const names = text.match(/"(?:[^"]|"")*"|[^.]+/g) ?? [];
   const plain = names.map((n) => (n.startsWith('"') ? n.slice(1, -1).replaceAll('""', '"') : n.trim().toLowerCase()));
-  const name = plain.at(-1) ?? "";
-  const schema = plain.at(-2) ?? null;
+  return { schema: plain.at(-2) ?? null, name: plain.at(-1) ?? "" };
+}
+
+/** A name that is cast to regclass must be one that the user sees: whether others exist is not told. */
+function checkNamed(type: string, text: string, location: number, user: CatalogUser): void {
+  if (type !== "regclass") return;
+  if (/^\d+$/.test(text.trim())) {
+    if (user.visibleOid(Number(text))) return;
+    throw user.refuse(`relation with OID ${text} does not exist`, "42P01", location);
+  }
+  const { schema, name } = namesOf(text);
   const isCatalog =
     schema === "pg_catalog" || schema === "information_schema" || (schema === null && name.startsWith("pg_"));
   if (isCatalog || user.visible(schema, name)) return;

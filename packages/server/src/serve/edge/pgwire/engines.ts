@@ -4,6 +4,7 @@
  */
 import { isSpillwayError, SpillwayError } from "@spillway/base/errors";
 import { quoteLiteral } from "@spillway/pg/quote";
+import { guardSql } from "../../catalog-views/guards.ts";
 import type { ServeSession } from "../../session/session.ts";
 import type { OutBuffer } from "./out-buffer.ts";
 import type { SourceAccess, SourceView } from "./ports.ts";
@@ -100,10 +101,15 @@ export class Engines {
       const { catalogTimeoutMs, settings, out } = this.#options;
       this.#catalog = await Upstream.open(view.catalogLogin, out, {
         ...settings,
-        default_transaction_read_only: "on",
         statement_timeout: String(catalogTimeoutMs),
       });
       this.#catalogState = "";
+      // Without its functions, or not read-only, the connection is not used.
+      await this.#catalog.run(guardSql()).catch((error: unknown) => {
+        this.#catalog?.destroy();
+        this.#catalog = null;
+        throw error;
+      });
     }
     const path = this.session.parameter("search_path") ?? '"$user", public';
     const state = `${view.version}\0${path}`;

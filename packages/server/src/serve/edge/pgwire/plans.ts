@@ -106,6 +106,11 @@ export async function planStatement(statement: ParsedStatement, sql: string, con
       processId: context.processId,
       visible: (schema, name) =>
         view.relations.some((r) => r.visible && r.name === name && (schema === null || r.schema === schema)),
+      hidden: (schema, name) => {
+        const named = view.relations.filter((r) => r.name === name && (schema === null || r.schema === schema));
+        return named.length > 0 && named.every((r) => !r.visible);
+      },
+      visibleOid: (oid) => oid < 16_384 || view.relations.some((r) => r.visible && r.oid === oid),
       refuse: (message, sqlstate, location) =>
         pgError(sqlstate, message, location === null ? {} : { position: position(location) }),
     });

@@ -165,7 +165,9 @@ function note(key: string, node: SqlNode, found: Found): void {
       const type = stringsOf((node["typeName"] as SqlNode | undefined)?.["names"]).at(-1) ?? "";
       found.types.push(type);
       const constant = (node["arg"] as SqlNode | undefined)?.["A_Const"] as SqlNode | undefined;
-      const text = (constant?.["sval"] as SqlNode | undefined)?.["sval"];
+      const ival = (constant?.["ival"] as SqlNode | undefined)?.["ival"];
+      const text =
+        (constant?.["sval"] as SqlNode | undefined)?.["sval"] ?? (ival === undefined ? undefined : String(ival));
       if (type.startsWith("reg") && typeof text === "string") {
         found.named.push({ type, text, location: numberOf(constant?.["location"]) });
       }

@@ -228,6 +228,18 @@ test("a user sees nothing of what is not granted, in tables and in catalogs", as
   expect(await count("SELECT 1 FROM information_schema.tables WHERE table_name = 'items'")).toBe(1);
   expect(await count("SELECT 1 FROM pg_tables WHERE tablename = 'plain'")).toBe(0);
   expect(await count("SELECT 1 FROM pg_type WHERE typname IN ('plain', '_plain')")).toBe(0);
+  const { rows } = await edge.source.db.client.query<{ oid: number; conoid: number; mine: number }>(
+    "SELECT 'plain_pkey'::regclass::oid::int AS oid, (SELECT oid::int FROM pg_constraint WHERE conrelid = 'plain'::regclass) AS conoid, 'items_pkey'::regclass::oid::int AS mine",
+  );
+  const { oid, conoid, mine } = rows[0] ?? { oid: 0, conoid: 0, mine: 0 };
+  const guessed = await client.query({
+    text: `SELECT pg_get_indexdef(${oid}), pg_catalog.pg_get_constraintdef(${conoid}, true), pg_get_indexdef(${mine}) LIKE '%items_pkey%'`,
+    rowMode: "array",
+  });
+  expect(guessed.rows).toEqual([[null, null, true]]);
+  expect(await codeOf("SELECT pg_relation_size('plain'), 1 FROM pg_class")).toMatch(/^42P01/);
+  expect(await codeOf("SELECT has_table_privilege('public.plain', 'select'), relname FROM pg_class")).toMatch(/^42P01/);
+  expect(await codeOf(`SELECT ${oid}::regclass`)).toMatch(/^42P01/);
   const me = await client.query("SELECT current_user, current_database(), session_user AS s");
   expect(me.rows).toEqual([{ current_user: "ann", current_database: "db", s: "ann" }]);
 });
