@@ -3,7 +3,7 @@
  * in time counts as not running; a stopped one is described by its control file.
  */
 import { formatLsn, parseLsn } from "@spillway/base/lsn";
-import { readControlData } from "../postgres/control-file.ts";
+import { readControlData, type ControlData } from "../postgres/control-file.ts";
 import { nodeIdOf, type NodeReport, type Peer, type ReplicationRow } from "../protocol/messages.ts";
 import { object, parseMessage, type Validator } from "../protocol/validate.ts";
 import type { PgNode } from "./node.ts";
@@ -155,15 +155,7 @@ export class Observer {
 
   async #stopped(): Promise<Observation> {
     try {
-      const control = await readControlData(this.#node.pgdata);
-      return {
-        ...NOTHING,
-        tli: control.timeline,
-        // Only an orderly shutdown says where the WAL ends; an older checkpoint says nothing about what came after it.
-        lsn: control.state === "shut down" ? formatLsn(control.checkpointLsn) : null,
-        systemIdentifier: control.systemId,
-        inRecovery: null,
-      };
+      return stoppedAs(await readControlData(this.#node.pgdata));
     } catch {
       return NOTHING;
     }
@@ -241,6 +233,17 @@ export class Observer {
       lastMessageAgeMs: Math.max(0, receiver.age ?? 0),
     };
   }
+}
+
+/** A server that does not run, from its control file. */
+export function stoppedAs(control: ControlData): Observation {
+  return {
+    ...NOTHING,
+    tli: control.timeline,
+    // Only an orderly shutdown says where the WAL ends; an older checkpoint says nothing about what came after it.
+    lsn: control.state === "shut down" ? formatLsn(control.checkpointLsn) : null,
+    systemIdentifier: control.systemId,
+  };
 }
 
 function samePlace(peer: Peer, receiver: { host: string | null; port: number | null }): boolean {

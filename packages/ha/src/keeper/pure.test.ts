@@ -8,7 +8,16 @@ import { mustFence } from "../watchdog/watchdog.ts";
 import { quorumSize } from "./actions/primary.ts";
 import { roleOf } from "./hooks.ts";
 import { parseListen } from "./http-server.ts";
+import { stoppedAs } from "./observe.ts";
 import { RestartBudget, Supervisor } from "./restart-budget.ts";
+
+test("a stopped server says where its WAL ends only after an orderly shutdown", () => {
+  const control = { systemId: "7", checkpointLsn: 0x3000060n, redoLsn: 0x3000028n, timeline: 2 } as const;
+  expect(stoppedAs({ ...control, state: "shut down" })).toMatchObject({ lsn: "0/3000060", tli: 2, isRunning: false });
+  for (const state of ["in production", "shutting down", "in crash recovery", "shut down in recovery"] as const) {
+    expect(stoppedAs({ ...control, state })).toMatchObject({ lsn: null, tli: 2, systemIdentifier: "7" });
+  }
+});
 
 describe("the beat", () => {
   test("comes back as it was written; anything torn or changed does not", () => {

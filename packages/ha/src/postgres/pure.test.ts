@@ -1,11 +1,21 @@
 /** The pure parts of Postgres control: files of configuration, timelines, tar, words of programs. */
-import { mkdtempSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { execFileSync } from "node:child_process";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { parseVersion } from "./binaries.ts";
+import { detectBinaries, parseVersion } from "./binaries.ts";
 import {
   cleanAutoConf,
   conninfoQuote,
@@ -51,6 +61,25 @@ const UPSTREAM = {
   applicationName: "spillway_node_1",
   sslmode: "prefer",
 };
+
+test("a folder of links to some of the programs leads to the folder of all of them", async () => {
+  const root = mkdtempSync(join(tmpdir(), "spillway-ha-links-"));
+  try {
+    const [real, links] = [join(root, "real"), join(root, "links")];
+    mkdirSync(real);
+    mkdirSync(links);
+    for (const name of ["initdb", "postgres", "pg_rewind"]) {
+      writeFileSync(join(real, name), `#!/bin/sh\necho "${name} (PostgreSQL) 16.4"\n`, { mode: 0o755 });
+    }
+    for (const name of ["initdb", "postgres"]) symlinkSync(join(real, name), join(links, name));
+    const found = await detectBinaries({ path: links, roots: [] });
+    expect(found).toMatchObject({ dir: realpathSync(real), major: 16, hasRewind: true, hasBaseBackup: false });
+    // What is named is taken as it is.
+    expect(await detectBinaries({ pgBin: links })).toMatchObject({ dir: links, hasRewind: false });
+  } finally {
+    rmSync(root, { recursive: true, force: true });
+  }
+});
 
 describe("configuration", () => {
   test("values are quoted, and settings of newer versions only go to those", () => {
