@@ -26,6 +26,8 @@ const LOAD_TICK_MS = 20;
 /** At less the load was not what was asked for. */
 const RATE_SHARE = 0.9;
 const CLI_READS = 3;
+/** Of load before anything is measured: a worker that has just begun is not the subject. */
+const WARM_UP_MS = 2_000;
 
 export const run: Bench = async (options) => {
   const rate = options.option("rate", options.quick ? 2000 : 5000);
@@ -41,6 +43,7 @@ export const run: Bench = async (options) => {
     worker = scratch.spawn(["worker"]);
     await untilLive(scratch.client);
     load = startLoad(writer, rate, options.signal);
+    await systemClock.sleep(WARM_UP_MS, options.signal);
     const lake = await visible(scratch.client, reads, seconds * 1000, options.signal);
     options.say(
       `${lake.length} commits: p50 ${Math.round(median(lake))} ms, p99 ${Math.round(quantile(lake, 0.99))} ms`,
