@@ -10,7 +10,7 @@ import { randomHex } from "@spillway/base/ids";
 import type { Logger } from "@spillway/base/log";
 import type { Metrics } from "@spillway/base/metrics";
 import { accept, complete, decideStep, fence, type KeeperCore } from "../fsm/keeper-core.ts";
-import { isStopped, isWritable, needsLease, type State } from "../fsm/states.ts";
+import { isStopped, needsLease, type State } from "../fsm/states.ts";
 import type { Binaries } from "../postgres/binaries.ts";
 import type { Assignment, NodeReport, NodeResponse } from "../protocol/messages.ts";
 import { Bell } from "./bell.ts";

@@ -88,7 +88,11 @@ export async function replaceMonitor(options: ReplaceMonitorOptions): Promise<Ke
     const { nodeId, nodeToken, peerToken, replicationUser, replicationPassword } = registered;
     const config: KeeperConfig = {
       ...before,
-      ...{ nodeId, nodeToken, peerToken, replicationUser, replicationPassword },
+      nodeId,
+      nodeToken,
+      peerToken,
+      replicationUser,
+      replicationPassword,
       monitors,
       monitorFingerprint: fingerprint,
     };
