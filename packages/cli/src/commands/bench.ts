@@ -54,7 +54,7 @@ function add(
     .description(`${description} One of: ${Object.keys(table).join(", ")}.`)
     .option("--quick", "scale down to under 50 seconds")
     .addHelpText("after", `\nExamples:\n  spillway ${example}\n  spillway ${example} --quick`);
-  for (const name of ["rows", "files", "seconds", "seed", "rate", "runs", "table-rows", "updates"]) {
+  for (const name of ["rows", "files", "seconds", "seed", "rate", "runs", "table-rows", "updates", "mirror"]) {
     command.option(`--${name} <n>`, `see docs/benchmarks.md`);
   }
   command.action(async (name: string | undefined, flags: Record<string, unknown>) => {
