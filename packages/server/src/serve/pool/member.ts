@@ -12,8 +12,9 @@ export interface MemberOptions {
   readonly limit: number;
   readonly clock: Clock;
   readonly connect: () => Promise<NodeClient>;
-  /** Its state changed, or it has room again. */
+  /** It has room again, or became ready. */
   readonly onChange: () => void;
+  readonly onState: () => void;
 }
 
 export type MemberState = "starting" | "ready" | "suspect" | "lost";
@@ -156,7 +157,6 @@ export class Member implements Candidate {
     this.#client = client;
     void client.closed.then(() => {
       if (this.#state === "ready") this.#become("suspect");
-      this.#options.onChange();
     });
   }
 
@@ -174,6 +174,7 @@ export class Member implements Candidate {
   #become(state: MemberState): void {
     if (this.#state === state || this.#stop.signal.aborted) return;
     this.#state = state;
+    this.#options.onState();
     this.#options.onChange();
   }
 }

@@ -38,6 +38,8 @@ export interface PoolOptions<Config> {
 const RECONCILE_MS = 1000;
 /** A node that is not ready by then is replaced. */
 const START_MS = 60_000;
+/** How long the first node of a pool is started by itself. */
+const ALONE_MS = 3000;
 const MISSED_BEFORE_KILL = 5;
 const READ_ATTEMPTS = 4;
 const ROLES: readonly NodeRole[] = ["READONLY", "WRITEONLY", "DUAL"];
@@ -274,13 +276,22 @@ export class Pool<Config> implements Runner {
     }
     if (!leads || this.#stop.signal.aborted) return;
     for (const manager of await store.lapsedManagers()) for (const member of this.members) member.evict(manager);
-    const starts: Promise<void>[] = [];
+    const wanted: NodeRole[] = [];
     for (const role of ROLES) {
       const have = live.filter((r) => r.role === role);
-      for (let n = have.length; n < this.#spec.nodes[role]; n++) starts.push(this.#startNode(role));
+      for (let n = have.length; n < this.#spec.nodes[role]; n++) wanted.push(role);
       for (const row of have.slice(this.#spec.nodes[role])) void this.#retire(row);
     }
-    await Promise.all(starts);
+    await Promise.all(this.#startsNow(wanted).map((role) => this.#startNode(role)));
+  }
+
+  /** While no node is ready, one is started by itself: several at once would all be late, and whoever waits needs one. */
+  #startsNow(wanted: readonly NodeRole[]): readonly NodeRole[] {
+    if (this.members.some((m) => m.isReady)) return wanted;
+    const now = this.#options.clock.monotonicMs();
+    const starting = this.members.filter((m) => m.state === "starting");
+    if (starting.length === 0) return wanted.slice(0, 1);
+    return starting.some((m) => now - m.startedMs > ALONE_MS) ? wanted : [];
   }
 
   /** It is there, but does not answer. */
@@ -338,10 +349,8 @@ export class Pool<Config> implements Runner {
         const { generation } = row;
         return NodeClient.connect({ socketPath: socket, token, generation, build, manager: managerId });
       },
-      onChange: () => {
-        if (!member.isReady) this.#kick();
-        this.#offer();
-      },
+      onState: () => this.#kick(),
+      onChange: () => this.#offer(),
     });
     this.#members.set(row.id, member);
   }
