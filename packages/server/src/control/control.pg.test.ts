@@ -229,6 +229,17 @@ describe("rules", () => {
     await second.close();
   });
 
+  test("a notification is nobody's word: a false one holds no change back", async () => {
+    await db.client.query("NOTIFY spillway_control, '999999999999'");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(control.version).toBeLessThan(1000n);
+    const made = await create("roles", { tenant: "acme", name: "late" });
+    await create("role-grants", { role: "acme/late", user: "ann" });
+    await expect.poll(async () => (await rulesOf("ann")).roles, { timeout: 1000 }).toContain("late");
+    await remove("roles", String(made["id"]));
+    await expect.poll(async () => (await rulesOf("ann")).roles, { timeout: 1000 }).not.toContain("late");
+  });
+
   test("who may not: disabled users, databases, tenants, and users of other tenants", async () => {
     await create("users", { name: "mallory", tenant: "globex" });
     expect((await rulesOf("mallory")).refused).toContain("another tenant");

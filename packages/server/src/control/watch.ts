@@ -74,7 +74,8 @@ export class VersionWatch {
   /** Somebody read this version with data of it. */
   saw(version: bigint): void {
     this.#freshMs = this.#options.clock.monotonicMs();
-    if (version <= this.#version) return;
+    // Lower after the control database was restored: then everything is to be read anew as well.
+    if (version === this.#version) return;
     this.#version = version;
     for (const listener of this.#listeners) listener(version);
   }
@@ -108,18 +109,24 @@ export class VersionWatch {
   async #follow(client: pg.Client): Promise<void> {
     const { clock } = this.#options;
     const lost = this.#wake;
-    client.on("error", () => lost.abort());
-    client.on("end", () => lost.abort());
-    client.on("notification", (note) => {
-      if (note.payload !== undefined && /^\d+$/.test(note.payload)) this.saw(BigInt(note.payload));
-    });
+    let poke = new AbortController();
+    const end = (): void => {
+      lost.abort();
+      poke.abort();
+    };
+    client.on("error", end);
+    client.on("end", end);
+    this.#ended.signal.addEventListener("abort", end, { once: true });
+    // What a notification says is anybody's word: it only makes us ask.
+    client.on("notification", () => poke.abort());
     await this.#within(client.query(`LISTEN ${CONTROL_CHANNEL}`));
     while (!this.#ended.signal.aborted && !lost.signal.aborted) {
+      poke = new AbortController();
       const { rows } = await this.#within(
         client.query<{ version: bigint }>("SELECT version FROM spillway_control.control_version"),
       );
       if (rows[0]) this.saw(rows[0].version);
-      await clock.sleep(POLL_MS, lost.signal);
+      if (!lost.signal.aborted) await clock.sleep(POLL_MS, poke.signal);
     }
   }
 
