@@ -140,4 +140,13 @@ test("what is seen of the catalog is what is granted", async () => {
   for (const hidden of ["secret", "items", "app_user", "relation"]) expect(names).not.toContain(hidden);
   const listed = await client.query("select table_schema, table_name from information_schema.tables");
   expect(JSON.stringify(listed.rows)).not.toMatch(/secret|app_user|spillway/);
+  const ask = (sql: string) =>
+    client.query({ text: sql, rowMode: "array" }).then(
+      (r) => JSON.stringify(r.rows),
+      (e: { code?: string }) => e.code,
+    );
+  expect(await ask("select to_regclass('public.secret')::text")).toBe(
+    await ask("select to_regclass('public.nothing')::text"),
+  );
+  expect(await ask("select 'secret'::regclass")).toBe(await ask("select 'nothing'::regclass"));
 });
