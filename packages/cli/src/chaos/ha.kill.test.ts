@@ -10,7 +10,7 @@ interface Line {
 }
 
 test("nothing acknowledged is lost, never two writable, synchronous again within 30 s of each heal", async () => {
-  const { code, stdout, stderr } = await runCli(["chaos", "ha", "--seconds", "25", "--seed", "5"], {
+  const { code, stdout, stderr } = await runCli(["chaos", "ha", "--seconds", "20", "--seed", "5", "--mirror", "0"], {
     timeoutMs: 200_000,
   });
   const last = stdout.trim().split("\n").at(-1) ?? "";
