@@ -243,3 +243,28 @@ test("a user sees nothing of what is not granted, in tables and in catalogs", as
   const me = await client.query("SELECT current_user, current_database(), session_user AS s");
   expect(me.rows).toEqual([{ current_user: "ann", current_database: "db", s: "ann" }]);
 });
+
+test("a transaction over both ways commits when one of them wrote, and is refused as a whole when both did", async () => {
+  const client = await edge.connect();
+  const state = async (): Promise<unknown> => [
+    (await client.query("SELECT label FROM items WHERE id = 30")).rows,
+    (await client.query("SELECT b FROM plain WHERE a = 1")).rows,
+  ];
+  const before = await state();
+  await client.query("BEGIN");
+  await client.query("UPDATE items SET label = 'both' WHERE id = 30");
+  await client.query("UPDATE plain SET b = 'both' WHERE a = 1");
+  await expect(client.query("COMMIT")).rejects.toMatchObject({ code: "0A000" });
+  expect(await state()).toEqual(before);
+  await client.query("BEGIN");
+  await client.query("SELECT b FROM plain");
+  await client.query("UPDATE items SET label = 'one' WHERE id = 30");
+  expect((await client.query("COMMIT")).command).toBe("COMMIT");
+  await client.query("BEGIN");
+  await client.query("SELECT count(*) FROM items");
+  await client.query("UPDATE plain SET b = 'one' WHERE a = 1");
+  expect((await client.query("COMMIT")).command).toBe("COMMIT");
+  expect(await state()).toEqual([[{ label: "one" }], [{ b: "one" }]]);
+  await client.query("UPDATE items SET label = 'label 2' WHERE id = 30");
+  await client.query("UPDATE plain SET b = 'b1' WHERE a = 1");
+});
