@@ -235,6 +235,10 @@ class Term {
       signal: this.#signal,
       also: (tx) => assertEpoch(tx, { epoch }),
       onWatch: (ms) => log.info("worker.watches", { ms, why: "the server is not the one that claimed the lake last" }),
+    }).catch((error: unknown) => {
+      // Only this term is over: another one may lead, or this one again.
+      const isTerm = this.#signal.aborted && !this.#options.signal.aborted;
+      throw isTerm ? new SpillwayError("leader_lost", `epoch ${epoch} ended while the lake was claimed`) : error;
     });
     if (outcome === "claimed") log.warn("worker.claimed", { warehouse: this.#runtime.warehouse, epoch });
   }
