@@ -218,15 +218,22 @@ function rowOf(event: AuditEvent, managerId: string | null, wallMs: number): Aud
     manager_id: managerId,
     session_id: event.sessionId ?? null,
     user_id: event.userId ?? null,
-    user_name: event.userName ?? "",
-    tenant_name: event.tenantName ?? "",
-    database_name: event.databaseName ?? "",
-    protocol: event.protocol ?? "",
-    address: event.address ?? "",
-    action: event.action,
-    object: (event.object ?? "").slice(0, MAX_TEXT),
+    user_name: plainText(event.userName),
+    tenant_name: plainText(event.tenantName),
+    database_name: plainText(event.databaseName),
+    protocol: plainText(event.protocol),
+    address: plainText(event.address),
+    action: plainText(event.action),
+    object: plainText(event.object),
     allowed: event.allowed,
-    reason: (event.reason ?? "").slice(0, MAX_TEXT),
-    details: event.details ?? {},
+    reason: plainText(event.reason),
+    details: JSON.parse(
+      JSON.stringify(event.details ?? {}, (_, v: unknown) => (typeof v === "string" ? plainText(v) : v)),
+    ),
   };
+}
+
+/** What clients sent can hold what no text of Postgres can: one such record must not hold up all that follow. */
+function plainText(text = ""): string {
+  return text.slice(0, MAX_TEXT).replace(/[\0\ud800-\udfff]/gu, "\ufffd");
 }

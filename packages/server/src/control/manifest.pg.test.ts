@@ -219,6 +219,21 @@ describe("the audit", () => {
     await second.close();
   });
 
+  test("a text that Postgres cannot hold does not hold up the others", async () => {
+    const log = make();
+    log.record({
+      action: "five",
+      allowed: false,
+      userName: "a\0b",
+      reason: "\ud800 half",
+      details: { x: "\0", y: ["\udc00"] },
+    });
+    log.record({ action: "five", allowed: false, object: "😀".repeat(3000) });
+    await expect.poll(() => count("five"), { timeout: 5000 }).toBe(2);
+    await log.close();
+    expect(existsSync(spoolFile)).toBe(false);
+  });
+
   test("what an ended process left is taken over by the next, once", async () => {
     away.value = true;
     const gone = make();

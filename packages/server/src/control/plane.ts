@@ -117,7 +117,9 @@ export class Control {
     return this.#keep(`rules ${userId} ${databaseId}`, (db) => loadRules(db, userId, databaseId));
   }
 
-  user(name: string): Promise<LoginUser | null> {
+  async user(name: string): Promise<LoginUser | null> {
+    // Whatever a client sends: no such name is asked for.
+    if (!/^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}$/.test(name)) return null;
     return this.#keep(`user ${name}`, (db) => loadUser(db, name));
   }
 
@@ -130,7 +132,8 @@ export class Control {
   }
 
   /** The id of the database that a user means by a name. */
-  databaseId(name: string, tenantId: string | null): Promise<string | null> {
+  async databaseId(name: string, tenantId: string | null): Promise<string | null> {
+    if (!/^[A-Za-z0-9_.@+/-]{1,127}$/.test(name)) return null;
     return this.#keep(`database ${tenantId} ${name}`, (db) => findDatabase(db, name, tenantId));
   }
 

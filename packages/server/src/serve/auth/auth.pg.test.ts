@@ -141,6 +141,7 @@ describe("passwords", () => {
       ["ann", "wrong"],
       ["nobody", "correct horse"],
       ["robot", "has none"],
+      ["a\0n", "x"],
       ["ann", ""],
     ] as const) {
       const error = await auth.password(user, password, "10.0.0.1").catch((e: unknown) => e);
@@ -149,9 +150,9 @@ describe("passwords", () => {
     }
     expect(messages.size).toBe(1);
     expect(seen.slice(-4).map((e) => e.reason)).toEqual([
-      "wrong password",
       "no such user",
       "wrong password",
+      "no such user",
       "wrong password",
     ]);
     await auth.password("ann", "correct horse", "");
