@@ -47,6 +47,8 @@ export interface NodeOptions {
 /** The engine's share; the rest is for results on their way, strings of functions, and the process itself. */
 const ENGINE_SHARE = 0.6;
 const WATCH_MS = 250;
+/** Seconds between two removals of the ids of old commits, which nobody asks for any more. */
+const PRUNE_EVERY = 600;
 
 /** Runs until the signal. Throws `node_refused` when the engine cannot be locked down. */
 export async function runNode({ config, clock, log, signal }: NodeOptions): Promise<void> {
@@ -112,8 +114,14 @@ export async function runNode({ config, clock, log, signal }: NodeOptions): Prom
     const [row] = await runtime.engine.use((session) => session.rows(sql));
     sampled = { memoryBytes: Number(row?.[0]), tempBytes: Number(row?.[1]) };
   };
+  const prune = async (): Promise<void> => {
+    await seam.source("DELETE FROM spillway.client_commit WHERE at < now() - interval '1 day'");
+  };
   try {
-    while (!signal.aborted) {
+    for (let pass = 1; !signal.aborted; pass++) {
+      if (pass % PRUNE_EVERY === 0) {
+        await prune().catch((error: unknown) => log.debug("node.prune_failed", { error: messageOf(error) }));
+      }
       await sample().catch((error: unknown) => log.debug("node.sample_failed", { error: messageOf(error) }));
       await clock.sleep(1000, signal);
     }
