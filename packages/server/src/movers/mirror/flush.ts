@@ -174,7 +174,9 @@ export class Flusher {
     const lakeId = must(table.relation.lakeId, "lake table");
     const state = (table.state ??= await LakeState.load(ctx, lakeId));
     state.usedAtMs = ctx.clock.monotonicMs();
-    if (table.phase === "copied" && table.join === null) await this.#addCopy(table, state);
+    // The stream goes on meanwhile, and may stop the table: what is part of this flush stays part of it.
+    const joins = table.phase === "copied";
+    if (joins && table.join === null) await this.#addCopy(table, state);
     const shape: TableShape | undefined = segments.at(-1)?.shape ?? table.feed.log?.shape;
     let index: KeyIndex | null = state.index;
     if (segments.length > 0 && (needsIndex(segments) || this.#isMixed(table, segments))) {
@@ -196,7 +198,7 @@ export class Flusher {
       initialText: (id) => table.relation.columns.find((c) => c.fieldId === id)?.initialDefault ?? null,
       updates: pending?.updates ?? [],
     });
-    return { table, applied, written, segments, pending };
+    return { table, applied, written, segments, pending, joins };
   }
 
   /** Whether an insert may concern a row that a later range has as well. */
@@ -273,9 +275,9 @@ export class Flusher {
       );
     }
     for (const { relationId, leaves } of input.leaves) await putLeaves(tx, relationId, leaves);
-    for (const { table, pending } of ready) {
+    for (const { table, pending, joins } of ready) {
       if (pending !== null) await putColumns(tx, table.relation.relationId, pending.columns);
-      if (table.phase === "copied") await joined(tx, table);
+      if (joins) await joined(tx, table);
     }
     const truncated = ready.filter((p) => p.segments.some((s) => s.ops.includes(OP.truncate)));
     if (truncated.length > 0)
@@ -290,12 +292,12 @@ export class Flusher {
     }
   }
 
-  #settle({ table, written, pending }: Prepared): void {
+  #settle({ table, written, pending, joins }: Prepared): void {
     written.settle();
     // What came meanwhile is made on top of it.
     if (table.pending === pending) table.pending = null;
-    if (table.phase !== "copied") return;
-    table.phase = "live";
+    if (!joins) return;
+    if (table.phase === "copied") table.phase = "live";
     table.holdLsn = null;
     table.copied = [];
     table.replaced = [];
@@ -312,6 +314,8 @@ interface Prepared {
   readonly written: Written;
   readonly segments: readonly Segment[];
   readonly pending: PendingSchema | null;
+  /** Its copy is published with it. */
+  readonly joins: boolean;
 }
 
 /** The copy is part of the table: the operation that kept its files is over. */
@@ -337,7 +341,12 @@ async function joined(tx: Db, table: MirrorTable): Promise<void> {
     [op, table.copied.map((b) => b.file?.path ?? ""), table.relation.lakeId?.toString() ?? null],
   );
   await tx.query("delete from spillway.staged_file where op_id = $1", [op]);
-  await tx.query("update spillway.journal set phase = 'committed', ended_at = now() where op_id = $1", [op]);
+  const { rowCount } = await tx.query(
+    "update spillway.journal set phase = 'committed', ended_at = now() where op_id = $1 and phase = 'open'",
+    [op],
+  );
+  // Somebody has begun another copy: the files of this one are on their way out of the store.
+  if (rowCount !== 1) throw new SpillwayError("commit_conflict", `the copy of ${table.name} was given up meanwhile`);
 }
 
 function summaryOf({ lsn, timeline, commitTime }: FlushInput): Record<string, string> {

@@ -6,6 +6,7 @@ import { connectRaw } from "@spillway/pg/wire/connect-raw";
 import type { MoverContext } from "../context.ts";
 import { displayName } from "../context.ts";
 import { copyTable, type CopyOptions } from "./copy.ts";
+import { ensureDdlTriggers } from "./ddl-triggers.ts";
 import { restartCopy } from "./recopy.ts";
 import { loadMirror, loadMirrorTables, stopMirrored } from "./state.ts";
 
@@ -25,6 +26,7 @@ export async function resync(
   const replication = await connectRaw(ctx.conninfo, { applicationName: ctx.applicationName, replication: "database" });
   try {
     const newSlot = await renewSlot(ctx, replication);
+    await ctx.pool.withClient((c) => ensureDdlTriggers(c));
     const all = await ctx.pool.withClient((c) => loadMirrorTables(c));
     const chosen = all.filter((t) => newSlot || relationId === null || t.relation.relationId === relationId);
     for (const { relation } of chosen) {

@@ -23,6 +23,7 @@ import { type FeedState, MirrorSink, type SinkHost } from "./sink.ts";
 import { abandonStaged, logsOf, memoryRows, stagedBytes, stageLogs } from "./staging.ts";
 import type { MirrorRow } from "./state.ts";
 import { stopTable, TableSet } from "./table-set.ts";
+import { Underway } from "./underway.ts";
 
 export interface PumpSettings {
   readonly flushIntervalMs: number;
@@ -58,8 +59,7 @@ const MAX_BYTES = 64 << 20;
 const LOOK_EVERY = 64;
 /** Rows that do not wait for the next flush once the server has sent nothing for so long: a burst is over. */
 const BURST = { rows: 10_000, quietMs: 100 };
-const RELOAD_EVERY_MS = 1000;
-const CONFIRM_EVERY_MS = 200;
+const [RELOAD_EVERY_MS, CONFIRM_EVERY_MS] = [1000, 200];
 
 export class MirrorSession {
   readonly #ctx: MoverContext;
@@ -86,6 +86,7 @@ export class MirrorSession {
   readonly #pauses = new Set<string>();
   /** Of the transactions received. */
   #published = 0;
+  readonly #underway = new Underway();
   #flushWanted = false;
   /** Somebody waits for F to pass this moment, whether or not anything of ours has changed. */
   #flushAsked = false;
@@ -184,6 +185,7 @@ export class MirrorSession {
 
   async #stop(table: MirrorTable, error: SpillwayError): Promise<void> {
     this.#sink.drop(table.feed);
+    await this.#underway.over();
     await stopTable(this.#ctx, table, error);
   }
 
@@ -202,7 +204,7 @@ export class MirrorSession {
         const table = this.#tables.get(feed.oid);
         if (table?.isPast(commit)) return;
         feed.log = null;
-        if (table) table.failure ??= error;
+        if (table) this.#underway.fail(table, error);
       },
       discarded: (operations) => this.#discarded.push(...operations),
       message: (transactional, _lsn, prefix, content) => {
@@ -328,9 +330,8 @@ export class MirrorSession {
   }
 
   #failure(): unknown {
-    const error = this.#error;
-    if (error instanceof SpillwayError || error instanceof SessionRestart) return error;
-    return new SpillwayError("internal", messageOf(error), { cause: error });
+    if (this.#error instanceof SpillwayError || this.#error instanceof SessionRestart) return this.#error;
+    return new SpillwayError("internal", messageOf(this.#error), { cause: this.#error });
   }
 
   async #flush(last: boolean): Promise<void> {
@@ -340,14 +341,13 @@ export class MirrorSession {
     this.#lastFlushMs = startMs;
     const asked = this.#flushAsked;
     this.#flushAsked = false;
-    const { lsn, time } = this.#sink.last;
-    const { transactions } = this.#sink;
+    const { transactions, last: end } = this.#sink;
+    const { lsn } = end;
     const parts = this.#cut();
     this.#drained();
     const tables = this.#tables.all;
     const joining = tables.filter((t) => this.#isJoining(t));
-    const failed = tables.filter((t) => t.failure !== null && t.phase !== "needs_copy");
-    for (const table of failed) if (table.failure) await this.#stop(table, table.failure);
+    for (const t of tables) if (t.failure !== null && t.phase !== "needs_copy") await this.#stop(t, t.failure);
     const hasWork =
       parts.length > 0 || joining.length > 0 || tables.some((t) => t.pending !== null && t.phase === "live");
     const live = tables.filter((t) => t.phase === "live" && t.failure === null);
@@ -361,8 +361,8 @@ export class MirrorSession {
     for (const table of joining.concat(tables.filter((t) => t.pending !== null && t.isFed && t.phase === "live")))
       if (!parts.some((p) => p.table === table)) parts.push({ table, segments: [], pending: table.pending });
     if (joining.length > 0) faultPoint("mirror.before_join");
-    this.#cutTime = time ?? this.#cutTime;
-    const result = await this.#flusher.flush({
+    this.#cutTime = end.time ?? this.#cutTime;
+    const flush = this.#flusher.flush({
       parts,
       leaves: changedLeaves(tables),
       live,
@@ -371,6 +371,7 @@ export class MirrorSession {
       commitTime: this.#cutTime,
       ageMs: () => this.#times.ageMs(lsn, clock.monotonicMs()),
     });
+    const result = await this.#underway.run(flush);
     this.#f = lsn;
     this.#published = transactions;
     this.#confirmations.add(lsn, await this.#look());

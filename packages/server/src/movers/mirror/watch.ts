@@ -22,10 +22,12 @@ export function changedLeaves(tables: readonly MirrorTable[]): { relationId: big
 
 /** The tables whose leaves changed in a way that F should explain by now, and does not. */
 export async function watchLeaves(ctx: MoverContext, tables: readonly MirrorTable[], f: Lsn): Promise<Strange[]> {
-  const live = tables.filter((t) => t.phase === "live" && t.failure === null);
+  const all = tables.filter((t) => t.phase === "live" && t.failure === null);
+  if (all.length === 0) return [];
+  // Where DDL is said in the stream, other files are those of a command that keeps the rows (VACUUM FULL, CLUSTER). What was seen
+  // before the triggers were there is judged all the same.
+  const live = (await ctx.pool.withClient((c) => saysDdl(c))) ? all.filter((t) => t.suspect !== null) : all;
   if (live.length === 0) return [];
-  // Where DDL is said in the stream, other files are those of a command that keeps the rows (VACUUM FULL, CLUSTER).
-  if (await ctx.pool.withClient((c) => saysDdl(c))) return [];
   const seen = await ctx.pool.withClient((c) =>
     readLeaves(
       c,
