@@ -150,10 +150,11 @@ function said(round: Round, rows: number): string {
 function summarize(rounds: readonly Round[], rows: number, peakMb: number) {
   const seconds = median(rounds.map((r) => r.seconds));
   const copies = { csv: median(rounds.map((r) => r.csv)), binary: median(rounds.map((r) => r.binary)) };
-  const fastest = Math.min(copies.csv, copies.binary);
+  // Of each round's own sides: what else the machine does changes from round to round.
+  const ratio = median(rounds.map((r) => Math.min(r.csv, r.binary) / r.seconds));
   return report(
     "tier",
-    { copy_ratio: atLeast(fastest / seconds, COPY_RATIO), peak_rss_mb: atMost(peakMb, PEAK_RSS_MB) },
+    { copy_ratio: atLeast(ratio, COPY_RATIO), peak_rss_mb: atMost(peakMb, PEAK_RSS_MB) },
     {
       rows,
       rows_per_s: Math.round(rows / seconds),
