@@ -299,10 +299,7 @@ export class MirrorSession {
       if (this.#pauses.has("memory") || this.#bufferedRows() > this.#settings.maxBufferedRows) await this.#stage();
       await this.#giveUpDiscarded();
       if (nowMs - this.#lastConfirmMs >= CONFIRM_EVERY_MS) await this.#confirm();
-      if (nowMs - this.#lastReloadMs >= RELOAD_EVERY_MS) {
-        await this.#reload();
-        await this.#look();
-      }
+      if (nowMs - this.#lastReloadMs >= RELOAD_EVERY_MS) await this.#reload().then(() => this.#look());
       if (nowMs - this.#lastWatchMs >= RELOAD_EVERY_MS) {
         this.#lastWatchMs = nowMs;
         const strange = await watchLeaves(this.#ctx, this.#tables.all, this.#f);
