@@ -46,7 +46,7 @@ beforeAll(async () => {
   await db.client
     .query(`do $$ begin execute format('alter database %I set logical_decoding_work_mem = ''64kB''', current_database()); end $$;
     create table a (id int primary key, v text); create table b (id int primary key, v text);
-    insert into a select g, 'v' || g from generate_series(1, 1000) g`);
+    insert into a select g, 'v' || g from generate_series(1, 1000) g; analyze a`);
   await registerMirrored(runtime.mover(null), { tables: ["a", "b"], parallel: 1 });
   registry = new Metrics();
   metrics = new MirrorMetrics(registry);
