@@ -75,10 +75,11 @@ async function change(name: string, i: number): Promise<void> {
     insert into ${name} values (${7000 + i}, 5, 'n'); insert into ${name}_b values (${7000 + i}, 5); commit`);
 }
 
-/** Larger than the buffer: it is staged. */
-async function large(name: string): Promise<void> {
+/** Larger than the buffer, and longer under way than the pump looks away: it is staged before its commit comes. */
+async function large(name: string, times = 1): Promise<void> {
+  const again = `update ${name} set v = v + 1; update ${name}_b set v = v + 1;`.repeat(times - 1);
   await db.client
-    .query(`begin; update ${name} set v = v + 1; savepoint s; update ${name} set v = v + 100; rollback to s;
+    .query(`begin; ${again} update ${name} set v = v + 1; savepoint s; update ${name} set v = v + 100; rollback to s;
     update ${name}_b set v = v + 1; commit`);
 }
 
@@ -140,7 +141,7 @@ describe("kill -9 at", () => {
       if (!ofRegister) {
         if (point !== "mirror.before_join") expect(await run(["worker", "--once"])).toMatchObject({ code: 0 });
         await change(name, 3);
-        await large(name);
+        await large(name, point === "mirror.staged" ? 25 : 1);
         const killed = await run(["worker", "--once"], kill);
         expect(killed.signal).toBe("SIGKILL");
       }
