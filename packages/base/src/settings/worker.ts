@@ -35,8 +35,8 @@ export const WORKER_SETTINGS = {
   adoptPromotion: {
     name: "adopt-promotion",
     type: "bool",
-    default: "true",
-    help: "After a failover (same server, newer timeline, nothing rewound, and nobody else works with the lake) go on without `spillway restore adopt`.",
+    default: "false",
+    help: "A newer timeline of the same server is a failover (nothing rewound, and nobody else works with the lake): go on without `spillway restore adopt`. For formations whose failovers are fenced; a copy that was promoted looks the same.",
   } as Setting<boolean>,
   takeoverWatch: {
     name: "takeover-watch",

@@ -54,6 +54,7 @@ export class ChaosMirror {
       SPILLWAY_CACHE_DIR: join(this.#home, "cache"),
       SPILLWAY_METRICS_LISTEN: "off",
       SPILLWAY_TAKEOVER_WATCH: "11s",
+      SPILLWAY_ADOPT_PROMOTION: "true",
     };
   }
 

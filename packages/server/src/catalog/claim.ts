@@ -38,7 +38,7 @@ export interface ClaimRequest {
   readonly clock: Clock;
   /** How long the object is watched when another server renewed it last. Default `WATCH_MS`. */
   readonly watchMs?: number;
-  /** Whether a newer timeline is gone along with. Default true. */
+  /** Whether a newer timeline is gone along with. Default false: a promoted copy looks like a failover. */
   readonly adoptPromotion?: boolean;
   readonly signal?: AbortSignal;
   /** Checks the leader's epoch in the claim's transaction. */
@@ -79,7 +79,7 @@ async function claimant(request: ClaimRequest): Promise<Claimant> {
     if (catalog === null) throw new SpillwayError("catalog_missing", "this database has no Spillway catalog yet");
     if (catalog.location !== warehouse) throw mismatch(catalog.location, warehouse);
     const [owner, now] = [await readOwner(store, warehouse), await readIdentity(db)];
-    const fault = claimFault(catalog, owner, now, request.adoptPromotion ?? true);
+    const fault = claimFault(catalog, owner, now, request.adoptPromotion ?? false);
     if (fault !== null || owner === null) throw new SpillwayError("lake_not_ours", `${warehouse}: ${fault}`);
     return { catalog, owner, now };
   });

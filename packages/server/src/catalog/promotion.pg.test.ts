@@ -19,7 +19,15 @@ test("a promoted standby takes the lake along once nobody else shows; the former
   const before = await connect(primary.url());
   await init({ client: before, store, warehouse, clock: systemClock, log: silentLogger });
   const claim = (client: pg.Client, watchMs: number, options = {}): Promise<string> =>
-    claimLake({ lend: (work) => work(client), store, warehouse, clock: systemClock, watchMs, ...options });
+    claimLake({
+      lend: (work) => work(client),
+      store,
+      warehouse,
+      clock: systemClock,
+      watchMs,
+      adoptPromotion: true,
+      ...options,
+    });
   const renew = (client: pg.Client): Promise<void> => renewOwnership(client, store, warehouse, systemClock, nothing);
   expect(await claim(before, 60_000)).toBe("held");
   await renew(before);
@@ -34,7 +42,10 @@ test("a promoted standby takes the lake along once nobody else shows; the former
 
   // No checkpoint: the control file may not know the timeline yet.
   await expect(requireOwnership(after, store, warehouse)).rejects.toMatchObject({ code: "lake_not_ours" });
+  // Unless somebody has said that newer timelines are failovers, it is refused however quiet the lake is.
   await expect(claim(after, 10, { adoptPromotion: false })).rejects.toMatchObject({ code: "lake_not_ours" });
+  const unsaid = claimLake({ lend: (work) => work(after), store, warehouse, clock: systemClock, watchMs: 10 });
+  await expect(unsaid).rejects.toMatchObject({ code: "lake_not_ours" });
   await expect(claim(after, 10, { also: () => Promise.reject(new Error("no leader")) })).rejects.toThrow("no leader");
   // A standby that is promoted beside its living primary is a copy.
   const watching = claim(after, 3000);
