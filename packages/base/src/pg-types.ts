@@ -163,3 +163,26 @@ export function planNumeric(typmod: number): PgTypePlan {
 function refused(reason: string): PgTypePlan {
   return { fate: "refused", kind: "text", reason };
 }
+
+/** The type of Postgres whose values are those of a kind. */
+export const OID_OF_KIND: Readonly<Record<ColumnKind, number>> = {
+  bool: 16,
+  int16: 21,
+  int32: 23,
+  int64: 20,
+  float32: 700,
+  float64: 701,
+  date: 1082,
+  time: 1083,
+  timestamp: 1114,
+  timestamptz: 1184,
+  decimal: 1700,
+  uuid: 2950,
+  text: 25,
+  bytes: 17,
+};
+
+/** numeric(p, s) as pg_attribute.atttypmod; -1 for everything else. */
+export function typmodOfDecimal(decimal: DecimalShape | undefined): number {
+  return decimal ? ((decimal.precision << 16) | decimal.scale) + 4 : -1;
+}

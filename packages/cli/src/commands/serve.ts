@@ -5,7 +5,7 @@ import type { Command } from "commander";
 import { SpillwayError } from "@spillway/base/errors";
 import { SETTINGS } from "@spillway/base/settings";
 import { type BootstrapOptions, installControl } from "@spillway/server/control/control";
-import { runManager } from "@spillway/server/roles/manager";
+import { checkListeners, runManager } from "@spillway/server/roles/manager";
 import type { CliContext, CommandContext } from "../context.ts";
 import { startEmbedded } from "../embedded/server.ts";
 import { withCommand } from "../source.ts";
@@ -36,16 +36,21 @@ password is printed once, and, where a source and a warehouse are set, a tenant,
 
 async function serve(run: CommandContext): Promise<void> {
   const stateDir = run.get(SETTINGS.serveStateDir) ?? defaultStateDir();
-  mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   const tls = tlsOf(run);
+  const listen = {
+    pgwireListen: run.get(SETTINGS.pgwireListen),
+    flightListen: run.get(SETTINGS.flightListen),
+    httpListen: run.get(SETTINGS.httpListen),
+  };
+  // Before anything is set up: the administrator's password is shown once.
+  checkListeners({ ...listen, tls });
+  mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   const controlUrl = run.get(SETTINGS.controlUrl) ?? (await embedded(run, stateDir));
   const { admin } = await installControl({ conninfo: controlUrl, clock: run.clock, log: run.log }, firstOf(run));
   if (admin) run.out.line(`Administrator ${admin.name}, password ${admin.password} (shown once)`);
   await runManager({
     controlUrl,
-    pgwireListen: run.get(SETTINGS.pgwireListen),
-    flightListen: run.get(SETTINGS.flightListen),
-    httpListen: run.get(SETTINGS.httpListen),
+    ...listen,
     tls,
     stateDir,
     nodeCommand: [process.execPath, ...process.execArgv, process.argv[1] ?? ""],

@@ -6,36 +6,18 @@ import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { detectBinaries } from "../postgres/binaries.ts";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { checkAcks, readIds, twoWritable } from "./checker.ts";
 import { Formation, type FormationNode } from "./formation.ts";
 import { canMakeNamespaces } from "./netns.ts";
 import { sharedClock as clock } from "./shared-clock.ts";
-import { Writer } from "./writer.ts";
+import type { Writer } from "./writer.ts";
+import { showLogs, writeWhile } from "./test-writing.ts";
 import { inOrder, reportedStates } from "./walkthrough.ts";
 
 const pgBin = (await detectBinaries()).dir;
 let formation: Formation;
-let number = 0;
 
-/** Writes while `work` happens; then nothing acknowledged may be missing. */
-async function whileWriting(work: (writer: Writer) => Promise<void>): Promise<Writer> {
-  number += 1;
-  const writer = new Writer({ uri: formation.uri, clock, everyMs: 20, writer: number, timeoutMs: 4_000 });
-  writer.start();
-  try {
-    await writer.waitForAck(0, 10_000);
-    await clock.sleep(200);
-    await work(writer);
-    await formation.waitStable(40_000);
-    await writer.waitForAck(clock.monotonicMs(), 10_000);
-  } finally {
-    await writer.stop();
-  }
-  const check = checkAcks(writer.acks, writer.unknown, await readIds(formation.uri, number));
-  expect(check.lost).toEqual([]);
-  expect(check.acked).toBeGreaterThan(10);
-  expect(twoWritable(writer.acks)).toEqual([]);
-  return writer;
+function whileWriting(work: (writer: Writer) => Promise<void>): Promise<Writer> {
+  return writeWhile(formation, { timeoutMs: 4_000, stableMs: 40_000 }, work);
 }
 
 async function roles(): Promise<[FormationNode, FormationNode]> {
@@ -57,7 +39,7 @@ async function lastSeq(): Promise<number> {
 
 afterEach((context) => {
   if (context.task.result?.state !== "fail") return;
-  for (const node of formation?.nodes ?? []) process.stderr.write(`--- ${node.name}\n${node.log().slice(-4000)}\n`);
+  showLogs(formation);
 });
 
 describe("two nodes", () => {

@@ -36,8 +36,6 @@ export interface FormationOptions {
   readonly tls?: boolean;
   /** Further flags of `create postgres`, for every node. */
   readonly create?: Readonly<Record<string, string>>;
-  /** Makes the program of `--on-role-change`, in the formation's folder. */
-  readonly hook?: (dir: string) => string;
   readonly say?: ((text: string) => void) | undefined;
 }
 
@@ -113,9 +111,9 @@ export class FormationNode {
     }
   }
 
-  /** Creates the node at its first start, or when told to. */
-  startKeeper(create = false): void {
-    const exists = !create && existsSync(join(this.stateDir, "keeper.json"));
+  /** Creates the node at its first start. */
+  startKeeper(): void {
+    const exists = existsSync(join(this.stateDir, "keeper.json"));
     const user = this.#formation.runAs === null ? [] : ["--user", "postgres"];
     const args = exists ? ["run", "--pgdata", this.pgdata] : this.#createArgs();
     const command = [...NetLab.enter(this.net), ...haProgram(), ...args, ...user];
@@ -143,17 +141,8 @@ export class FormationNode {
       "pg-listen": this.host,
       client: clientNetwork,
       ...options.create,
-      ...(this.#formation.hookProgram === null ? {} : { "on-role-change": this.#formation.hookProgram }),
     };
     return ["create", "postgres", "--run", ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value])];
-  }
-
-  /** With a monitor that knows nothing of it: the keeper ends in order, and registers what is there. */
-  async registerAgain(): Promise<void> {
-    const { clock } = this.#formation.options;
-    this.killKeeper("SIGTERM");
-    for (let i = 0; i < 600 && (this.keeperPid !== null || this.postmasterPid !== null); i++) await clock.sleep(50);
-    this.startKeeper(true);
   }
 
   /** kill -9 of the postmaster alone. */
@@ -225,7 +214,6 @@ export class Formation {
   readonly runAs: { uid: number; gid: number } | null;
   readonly lab: NetLab | null;
   nodes: readonly FormationNode[] = [];
-  hookProgram: string | null = null;
   #monitor: MonitorProcess | null = null;
 
   private constructor(options: FormationOptions) {
@@ -263,7 +251,6 @@ export class Formation {
   async #start(): Promise<void> {
     const { options } = this;
     const say = options.say ?? ((): void => {});
-    this.hookProgram = options.hook?.(this.dir) ?? null;
     await this.startMonitor("monitor");
     say(`monitor at ${this.monitor.url}`);
     for (let i = 0; i < options.nodes; i++) {
@@ -277,14 +264,6 @@ export class Formation {
     await primary.sql("GRANT ALL ON SCHEMA public TO app");
     await primary.sql(`SET ROLE ${APP_USER}; ${createTableSql()}`);
     say(`${options.nodes} nodes, primary ${primary.name}`);
-  }
-
-  /** The monitor and its disk are lost; an empty one is made at the same address. */
-  async replaceMonitor(): Promise<void> {
-    await this.monitor.kill();
-    this.monitor.close();
-    rmSync(this.monitor.dir, { recursive: true, force: true });
-    this.#monitor = await this.monitor.again();
   }
 
   /** A new monitor in a directory of its own, in the place of the one before (which is left as it is). */

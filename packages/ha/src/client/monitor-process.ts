@@ -69,15 +69,6 @@ export class MonitorProcess {
     return monitor;
   }
 
-  get dir(): string {
-    return this.#options.dir;
-  }
-
-  /** A new one with the same options. */
-  again(): Promise<MonitorProcess> {
-    return MonitorProcess.start(this.#options);
-  }
-
   /** SHA-256 of its certificate; null without TLS. */
   get fingerprint(): string | null {
     if (!this.#options.tls) return null;

@@ -9,17 +9,16 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { detectBinaries } from "../postgres/binaries.ts";
 import { isAlive, rebuildPrograms, sendSignal } from "../postgres/processes.ts";
 import { rebuildMarker } from "../postgres/rejoin.ts";
-import { checkAcks, readIds, twoWritable } from "./checker.ts";
 import { Formation, type FormationNode } from "./formation.ts";
 import { canMakeNamespaces } from "./netns.ts";
 import { sharedClock as clock } from "./shared-clock.ts";
 import { reportedStates } from "./walkthrough.ts";
-import { Writer } from "./writer.ts";
+import type { Writer } from "./writer.ts";
+import { showLogs, writeWhile } from "./test-writing.ts";
 
 const namespaces = canMakeNamespaces();
 let formation: Formation;
 let dir = "";
-let number = 0;
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), "spillway-ha-hook-"));
@@ -36,27 +35,11 @@ afterAll(async () => {
 });
 afterEach((context) => {
   if (context.task.result?.state !== "fail") return;
-  for (const node of formation?.nodes ?? []) process.stderr.write(`--- ${node.name}\n${node.log().slice(-4000)}\n`);
+  showLogs(formation);
 });
 
-/** Writes while `work` happens; afterwards every acknowledged row must be there. */
-async function whileWriting(work: (writer: Writer) => Promise<void>): Promise<void> {
-  number += 1;
-  const writer = new Writer({ uri: formation.uri, clock, everyMs: 20, writer: number, timeoutMs: 3_000 });
-  writer.start();
-  try {
-    await writer.waitForAck(0, 10_000);
-    await clock.sleep(200);
-    await work(writer);
-    await formation.waitStable(60_000);
-    await writer.waitForAck(clock.monotonicMs(), 10_000);
-  } finally {
-    await writer.stop();
-  }
-  const check = checkAcks(writer.acks, writer.unknown, await readIds(formation.uri, number));
-  expect(check.lost).toEqual([]);
-  expect(check.acked).toBeGreaterThan(10);
-  expect(twoWritable(writer.acks)).toEqual([]);
+function whileWriting(work: (writer: Writer) => Promise<void>): Promise<Writer> {
+  return writeWhile(formation, { timeoutMs: 3_000, stableMs: 60_000 }, work);
 }
 
 async function roles(): Promise<[FormationNode, FormationNode, FormationNode]> {

@@ -140,7 +140,8 @@ export async function createPostgres(options: CreatePostgresOptions, deps: Keepe
     listen: pgListen,
     socketDirs: await socketDirectories(binaries, pgdata, files, found.kind === "cluster"),
     superuser: "postgres",
-    superuserPassword: randomHex(32),
+    // Run again, the cluster has it already.
+    superuserPassword: before?.superuserPassword ?? randomHex(32),
     replicationUser: registered.replicationUser,
     replicationPassword: registered.replicationPassword,
     sslmode: options.sslmode ?? "prefer",

@@ -10,7 +10,8 @@ import { createTestDatabase, type TestDatabase } from "@spillway/testkit/databas
 import { testMajors } from "@spillway/testkit/binaries";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { init, loadRelationByName } from "../catalog/catalog.ts";
-import { openRuntime, type Runtime } from "../roles/runtime.ts";
+import type { Runtime } from "../roles/runtime.ts";
+import { testRuntime } from "./test-runtime.ts";
 import { createSeam, type Seam } from "../seam/seam.ts";
 import { asTiered, directCommit, Passes, register, verifyTable } from "./movers.ts";
 import { TABLE_STEPS } from "./steps.ts";
@@ -25,22 +26,7 @@ describe.each(testMajors())("on Postgres %s", (major) => {
   beforeAll(async () => {
     home = mkdtempSync(join(tmpdir(), "spillway-direct-"));
     db = await createTestDatabase({ major });
-    runtime = await openRuntime({
-      databaseUrl: db.url,
-      warehouse: join(home, "lake"),
-      s3Endpoint: null,
-      s3Region: "us-east-1",
-      s3PathStyle: true,
-      cacheDir: join(home, "cache"),
-      cacheBytes: 1 << 30,
-      connectTimeoutMs: 5000,
-      engineMemoryBytes: 256 << 20,
-      lockTimeoutMs: 100,
-      premake: 2,
-      applicationName: "test",
-      clock: systemClock,
-      log: silentLogger,
-    });
+    runtime = await testRuntime(db.url, home);
     const { pool, store, warehouse } = runtime;
     await pool.withClient((c) => init({ client: c, store, warehouse, clock: systemClock, log: silentLogger }));
     await db.client.query(

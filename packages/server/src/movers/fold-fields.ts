@@ -4,8 +4,8 @@
  * a band means the same before and after columns come and go, and whichever files its rows lie in.
  */
 import { must } from "@spillway/base/assert";
-import type { Column, DecimalShape, ColumnKind } from "@spillway/base/columns";
-import type { PgTypeFacts } from "@spillway/base/pg-types";
+import type { Column, ColumnKind } from "@spillway/base/columns";
+import { OID_OF_KIND, type PgTypeFacts, typmodOfDecimal } from "@spillway/base/pg-types";
 import type { HashDefault, HashField } from "@spillway/base/rowhash";
 import { schemaById } from "@spillway/lake/metadata";
 import type { IcebergType, PrimitiveValue, TableMetadata } from "@spillway/lake/model";
@@ -51,38 +51,17 @@ function knownField(column: RelationColumn, types: ReadonlyMap<number, IcebergTy
   };
 }
 
-const OIDS: Readonly<Record<ColumnKind, number>> = {
-  bool: 16,
-  int16: 21,
-  int32: 23,
-  int64: 20,
-  float32: 700,
-  float64: 701,
-  date: 1082,
-  time: 1083,
-  timestamp: 1114,
-  timestamptz: 1184,
-  decimal: 1700,
-  uuid: 2950,
-  text: 25,
-  bytes: 17,
-};
-
 /** The default's value from its canonical text, by the lake's type alone: the Postgres type may be gone. */
 function defaultOf(field: LakeField, text: string): HashDefault {
   const facts: PgTypeFacts = {
-    oid: OIDS[field.kind],
-    typmod: typmodOf(field.decimal),
+    oid: OID_OF_KIND[field.kind],
+    typmod: typmodOfDecimal(field.decimal),
     name: field.kind === "decimal" ? "numeric" : field.kind,
     typtype: "b",
     category: "U",
     schema: "pg_catalog",
   };
   return valueOfText(planColumn(field.name, facts), text);
-}
-
-function typmodOf(decimal: DecimalShape | undefined): number {
-  return decimal ? ((decimal.precision << 16) | decimal.scale) + 4 : -1;
 }
 
 /** The canonical tier keys of a column of a batch. */

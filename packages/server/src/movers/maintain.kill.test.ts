@@ -6,13 +6,12 @@
 import { mkdtempSync, readdirSync, rmSync, utimesSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { systemClock } from "@spillway/base/clock";
-import { silentLogger } from "@spillway/base/log";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { faultEnv, faultPointsOf } from "@spillway/testkit/faults";
 import { type ProcessResult, runCli, spawnCli } from "@spillway/testkit/processes";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openRuntime, type Runtime } from "../roles/runtime.ts";
+import type { Runtime } from "../roles/runtime.ts";
+import { testRuntime } from "./test-runtime.ts";
 import { referencedFiles } from "./remove-orphans.ts";
 import { checkWhole } from "./test-whole.ts";
 
@@ -33,22 +32,7 @@ beforeAll(async () => {
     SPILLWAY_METRICS_LISTEN: "off",
     SPILLWAY_RESTORE_WINDOW: "0",
   };
-  runtime = await openRuntime({
-    databaseUrl: db.url,
-    warehouse: join(home, "lake"),
-    s3Endpoint: null,
-    s3Region: "us-east-1",
-    s3PathStyle: true,
-    cacheDir: join(home, "cache"),
-    cacheBytes: 1 << 30,
-    connectTimeoutMs: 5000,
-    engineMemoryBytes: 128 << 20,
-    lockTimeoutMs: 100,
-    premake: 2,
-    applicationName: "test",
-    clock: systemClock,
-    log: silentLogger,
-  });
+  runtime = await testRuntime(db.url, home, { engineMemoryBytes: 128 << 20 });
   expect(await run(["init"])).toMatchObject({ code: 0 });
 });
 afterAll(async () => {

@@ -4,13 +4,12 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "@spillway/base/clock";
-import { silentLogger } from "@spillway/base/log";
 import { openStore } from "@spillway/lake/store/open";
 import { type PgInstance, startPostgres } from "@spillway/testkit/postgres";
 import type pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { claimLake, renewOwnership, requireOwnership } from "../catalog/catalog.ts";
-import { openRuntime, type Runtime } from "../roles/runtime.ts";
+import type { Runtime } from "../roles/runtime.ts";
 import type { MoverContext } from "./context.ts";
 import { foldRelation } from "./fold.ts";
 import { maintainRelation } from "./maintain.ts";
@@ -19,7 +18,7 @@ import { changePolicy } from "./policy.ts";
 import { removeDoomed } from "./remove.ts";
 import { adoptLake as adopt } from "./restore.ts";
 import { forkLake as fork } from "./restore-fork.ts";
-import { TestLake } from "./test-runtime.ts";
+import { TestLake, testRuntime } from "./test-runtime.ts";
 import { checkWhole } from "./test-whole.ts";
 import { verifyTable } from "./verify.ts";
 import { loadRelationByName } from "../catalog/catalog.ts";
@@ -104,22 +103,7 @@ async function copyServer(warehouse = join(lake.home, "lake")): Promise<Copy> {
   (lake as { client: pg.Client }).client = client;
   const copy = await startPostgres({ dataDir: join(home, "data") });
   const other = await copy.connect("postgres");
-  const runtime = await openRuntime({
-    databaseUrl: copy.url("postgres"),
-    warehouse,
-    s3Endpoint: null,
-    s3Region: "us-east-1",
-    s3PathStyle: true,
-    cacheDir: join(home, "cache"),
-    cacheBytes: 1 << 30,
-    connectTimeoutMs: 5000,
-    engineMemoryBytes: 128 << 20,
-    lockTimeoutMs: 100,
-    premake: 2,
-    applicationName: "copy",
-    clock: systemClock,
-    log: silentLogger,
-  });
+  const runtime = await testRuntime(copy.url("postgres"), home, { warehouse, applicationName: "copy" });
   closers.push(async () => {
     await runtime.close();
     await other.end().catch(() => {});

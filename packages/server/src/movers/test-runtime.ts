@@ -4,16 +4,48 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { assert, must } from "@spillway/base/assert";
 import { systemClock } from "@spillway/base/clock";
-import { silentLogger } from "@spillway/base/log";
+import { createLogger, type Logger, silentLogger } from "@spillway/base/log";
 import { readMetadata } from "@spillway/lake/metadata";
 import type { TableMetadata } from "@spillway/lake/model";
 import { planScan, type ScanTask } from "@spillway/lake/scan/scan";
 import type pg from "pg";
 import { init, loadLakeTable, loadRelationByName } from "../catalog/catalog.ts";
-import { openRuntime, type Runtime } from "../roles/runtime.ts";
+import { openRuntime, type Runtime, type RuntimeOptions } from "../roles/runtime.ts";
 import { asTiered, type MoverContext, Passes, register, type RegisterOptions, type TieredRelation } from "./movers.ts";
 import { TABLE_STEPS } from "./steps.ts";
 import { checkWhole } from "./test-whole.ts";
+
+/** A runtime over a lake and a cache in the folder `home`. */
+export function testRuntime(
+  databaseUrl: string,
+  home: string,
+  options: Partial<RuntimeOptions> = {},
+): Promise<Runtime> {
+  return openRuntime({
+    databaseUrl,
+    warehouse: join(home, "lake"),
+    s3Endpoint: null,
+    s3Region: "us-east-1",
+    s3PathStyle: true,
+    cacheDir: join(home, "cache"),
+    cacheBytes: 1 << 30,
+    connectTimeoutMs: 5000,
+    engineMemoryBytes: 256 << 20,
+    lockTimeoutMs: 100,
+    premake: 2,
+    applicationName: "test",
+    clock: systemClock,
+    log: testLog(),
+    ...options,
+  });
+}
+
+/** Silent, unless SPILLWAY_TEST_LOG asks what goes on. */
+function testLog(): Logger {
+  if (!process.env["SPILLWAY_TEST_LOG"]) return silentLogger;
+  const write = (line: string): void => void process.stderr.write(`${line}\n`);
+  return createLogger({ level: "debug", format: "text", write, now: Date.now });
+}
 
 export interface TestSource {
   readonly url: string;
@@ -35,22 +67,7 @@ export class TestLake {
   }
 
   static async open(source: TestSource, home = mkdtempSync(join(tmpdir(), "spillway-test-"))): Promise<TestLake> {
-    const runtime = await openRuntime({
-      databaseUrl: source.url,
-      warehouse: join(home, "lake"),
-      s3Endpoint: null,
-      s3Region: "us-east-1",
-      s3PathStyle: true,
-      cacheDir: join(home, "cache"),
-      cacheBytes: 1 << 30,
-      connectTimeoutMs: 5000,
-      engineMemoryBytes: 256 << 20,
-      lockTimeoutMs: 100,
-      premake: 2,
-      applicationName: "test",
-      clock: systemClock,
-      log: silentLogger,
-    });
+    const runtime = await testRuntime(source.url, home);
     const { store, warehouse, pool } = runtime;
     await pool.withClient((c) => init({ client: c, store, warehouse, clock: systemClock, log: silentLogger }));
     return new TestLake(source.client, runtime, home);

@@ -13,7 +13,8 @@ import { createTestDatabase, type TestDatabase } from "@spillway/testkit/databas
 import type pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { init, loadRelationByName } from "../catalog/catalog.ts";
-import { openRuntime, type Runtime } from "../roles/runtime.ts";
+import type { Runtime } from "../roles/runtime.ts";
+import { testRuntime } from "./test-runtime.ts";
 import { Passes, register } from "./movers.ts";
 import { checkWhole } from "./test-whole.ts";
 
@@ -23,22 +24,7 @@ let home: string;
 beforeAll(async () => {
   home = mkdtempSync(join(tmpdir(), "spillway-test-"));
   db = await createTestDatabase();
-  runtime = await openRuntime({
-    databaseUrl: db.url,
-    warehouse: join(home, "lake"),
-    s3Endpoint: null,
-    s3Region: "us-east-1",
-    s3PathStyle: true,
-    cacheDir: join(home, "cache"),
-    cacheBytes: 1 << 30,
-    connectTimeoutMs: 5000,
-    engineMemoryBytes: 128 << 20,
-    lockTimeoutMs: 100,
-    premake: 2,
-    applicationName: "test",
-    clock: systemClock,
-    log: silentLogger,
-  });
+  runtime = await testRuntime(db.url, home, { engineMemoryBytes: 128 << 20 });
   await runtime.pool.withClient((c) =>
     init({ client: c, store: runtime.store, warehouse: runtime.warehouse, clock: systemClock, log: silentLogger }),
   );

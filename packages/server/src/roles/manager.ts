@@ -27,6 +27,7 @@ import {
   SourceFacts,
 } from "../serve/serve.ts";
 import { createAuditor } from "./auditor.ts";
+import { isLoopback, parseListen } from "./http-server.ts";
 import { localNodes, processStart } from "./local-nodes.ts";
 import type { NodeConfig } from "./node.ts";
 import { type PgWireListener, startPgWire } from "./pgwire.ts";
@@ -73,6 +74,7 @@ const PROBE_MS = 2000;
 /** Runs until the signal; then drains. Throws what a listener died of. */
 export async function runManager(options: ManagerOptions): Promise<void> {
   const { clock, log, signal } = options;
+  checkListeners(options);
   const managerId = newUuid();
   const host = hostname();
   const control = await Control.open({
@@ -183,16 +185,13 @@ interface Parts {
 async function startListeners(options: ManagerOptions, listeners: Listeners, parts: Parts): Promise<void> {
   const { clock, log, tls } = options;
   const { control, auth, access, audit, pools, source, metrics } = parts;
-  const pgwire = parseListen("pgwire-listen", options.pgwireListen);
+  const pgwire = listenOf("pgwire-listen", options.pgwireListen);
   if (pgwire) {
     const shared = { sessions: pools, auth, source, secret: await auth.scramSecret(), clock, log, metrics };
     listeners.pgwire = await startPgWire({ ...pgwire, ...shared, tls });
   }
-  const flight = parseListen("flight-listen", options.flightListen);
+  const flight = listenOf("flight-listen", options.flightListen);
   if (flight) {
-    if (tls === null && !LOOPBACK.test(flight.host)) {
-      throw new SpillwayError("serve_exposed", `${flight.host} is not loopback, and Flight has no certificate`);
-    }
     const { startFlightServer } = await loadFlight();
     listeners.flight = await startFlightServer({
       ...flight,
@@ -206,7 +205,7 @@ async function startListeners(options: ManagerOptions, listeners: Listeners, par
       log,
     });
   }
-  const http = parseListen("http-listen", options.httpListen);
+  const http = listenOf("http-listen", options.httpListen);
   if (!http) return;
   const probe = async (): Promise<readonly string[]> => {
     const wrong: string[] = [];
@@ -356,14 +355,35 @@ async function resolveSecret(text: string, env: ManagerOptions["env"]): Promise<
   }
 }
 
-const LOOPBACK = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
-
-function parseListen(name: string, text: string): { readonly host: string; readonly port: number } | null {
+/** Null: off. Throws `config_invalid`. */
+function listenOf(name: string, text: string): { readonly host: string; readonly port: number } | null {
   if (text === "off") return null;
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:\s]*)):(\d{1,5})$/.exec(text);
-  if (!match)
-    throw new SpillwayError("config_invalid", `${name} is ${JSON.stringify(text)}: expected host:port or off`);
-  return { host: match[1] ?? (match[2] || "127.0.0.1"), port: Number(match[3]) };
+  try {
+    return parseListen(text);
+  } catch (error) {
+    throw new SpillwayError("config_invalid", `${name} is ${JSON.stringify(text)}: expected host:port or off`, {
+      cause: error,
+    });
+  }
+}
+
+/**
+ * What can be said of the listeners before anything is started or set up: they can be understood, and none is open to others
+ * without a certificate. Throws `config_invalid`, `serve_exposed`.
+ */
+export function checkListeners(
+  options: Pick<ManagerOptions, "pgwireListen" | "flightListen" | "httpListen" | "tls">,
+): void {
+  const listeners = {
+    "pgwire-listen": options.pgwireListen,
+    "flight-listen": options.flightListen,
+    "http-listen": options.httpListen,
+  };
+  for (const [name, text] of Object.entries(listeners)) {
+    const found = listenOf(name, text);
+    if (found === null || options.tls !== null || isLoopback(found.host)) continue;
+    throw new SpillwayError("serve_exposed", `${name} ${found.host} is not loopback, and there is no certificate`);
+  }
 }
 
 function aborted(signal: AbortSignal): Promise<null> {

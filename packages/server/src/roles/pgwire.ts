@@ -6,6 +6,7 @@ import { readFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
 import { messageOf, SpillwayError } from "@spillway/base/errors";
+import { isLoopback } from "./http-server.ts";
 import { PgWireEdge, type PgWireOptions } from "../serve/serve.ts";
 
 export interface PgWireListenerOptions extends Omit<PgWireOptions, "tls" | "requireTls"> {
@@ -29,12 +30,10 @@ export interface PgWireListener {
   stop(ms: number): Promise<void>;
 }
 
-const LOOPBACK = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
-
 /** Throws `serve_exposed`, `serve_listen_failed`, `config_invalid`. */
 export async function startPgWire(options: PgWireListenerOptions): Promise<PgWireListener> {
   const { host, port, tls, log, clock, metrics } = options;
-  const isLocal = LOOPBACK.test(host);
+  const isLocal = isLoopback(host);
   if (!isLocal && tls === null && options.insecure !== true) {
     throw new SpillwayError("serve_exposed", `${host} is not loopback, and the Postgres wire has no certificate`);
   }

@@ -4,14 +4,13 @@
  */
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { systemClock } from "@spillway/base/clock";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { faultEnv, faultPointsOf } from "@spillway/testkit/faults";
 import { type ProcessResult, runCli, spawnCli } from "@spillway/testkit/processes";
 import { sleep, waitFor } from "@spillway/testkit/wait";
-import { silentLogger } from "@spillway/base/log";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openRuntime, type Runtime } from "../../roles/runtime.ts";
+import type { Runtime } from "../../roles/runtime.ts";
+import { testRuntime } from "../test-runtime.ts";
 import { referencedBy } from "../test-whole.ts";
 import { heapRows, lakeMetadata, lakeRows, publishedOf, testHome } from "./test-mirror.ts";
 
@@ -32,22 +31,7 @@ beforeAll(async () => {
     SPILLWAY_MIRROR_FLUSH_INTERVAL: "50ms",
     SPILLWAY_MAX_BUFFERED_ROWS: "2000",
   };
-  runtime = await openRuntime({
-    databaseUrl: db.url,
-    warehouse: join(home.dir, "lake"),
-    s3Endpoint: null,
-    s3Region: "us-east-1",
-    s3PathStyle: true,
-    cacheDir: join(home.dir, "cache"),
-    cacheBytes: 1 << 30,
-    connectTimeoutMs: 5000,
-    engineMemoryBytes: 128 << 20,
-    lockTimeoutMs: 100,
-    premake: 2,
-    applicationName: "test",
-    clock: systemClock,
-    log: silentLogger,
-  });
+  runtime = await testRuntime(db.url, home.dir, { engineMemoryBytes: 128 << 20 });
   expect(await run(["init"])).toMatchObject({ code: 0 });
 });
 afterAll(async () => {

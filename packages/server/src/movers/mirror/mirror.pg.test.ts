@@ -1,20 +1,16 @@
 /** The mirror against real Postgres: every published snapshot is what Postgres held at its LSN, whatever was done. */
-import { join } from "node:path";
+
 import { must } from "@spillway/base/assert";
 import { systemClock } from "@spillway/base/clock";
-import { createLogger, silentLogger } from "@spillway/base/log";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { waitFor } from "@spillway/testkit/wait";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openRuntime, type Runtime } from "../../roles/runtime.ts";
+import type { Runtime } from "../../roles/runtime.ts";
+import { testRuntime } from "../test-runtime.ts";
 import type { MoverContext } from "../context.ts";
 import { registerMirrored } from "./onboard.ts";
 import { Pump, type PumpSettings } from "./pump.ts";
 import { heapRows, initSource, lakeMetadata, lakeRows, publishedOf, TEST_SETTINGS, testHome } from "./test-mirror.ts";
-
-const log = process.env["MIRROR_LOG"]
-  ? createLogger({ level: "debug", format: "text", write: (line) => process.stderr.write(`${line}\n`), now: Date.now })
-  : silentLogger;
 
 const TABLES: Readonly<Record<string, readonly string[]>> = {
   marks: ["id", "n"],
@@ -43,22 +39,7 @@ describe.each([15, 18] as const)("on Postgres %i", (major) => {
 
   beforeAll(async () => {
     db = await createTestDatabase({ major });
-    runtime = await openRuntime({
-      databaseUrl: db.url,
-      warehouse: join(home.dir, "lake"),
-      s3Endpoint: null,
-      s3Region: "us-east-1",
-      s3PathStyle: true,
-      cacheDir: join(home.dir, "cache"),
-      cacheBytes: 1 << 30,
-      connectTimeoutMs: 5000,
-      engineMemoryBytes: 256 << 20,
-      lockTimeoutMs: 100,
-      premake: 2,
-      applicationName: "test",
-      clock: systemClock,
-      log,
-    });
+    runtime = await testRuntime(db.url, home.dir);
     ctx = runtime.mover(null);
     await initSource(ctx, systemClock);
     await db.client.query(`

@@ -2,7 +2,7 @@
  * `spillway sql` over mirrored tables: whichever tier answers, the answer is one moment of Postgres, and the moment that was asked
  * for. Money moves between tables in every transaction, so that a sum over tables that were read at two moments is wrong.
  */
-import { join } from "node:path";
+
 import { must } from "@spillway/base/assert";
 import { systemClock } from "@spillway/base/clock";
 import { silentLogger } from "@spillway/base/log";
@@ -13,7 +13,8 @@ import { waitFor } from "@spillway/testkit/wait";
 import type pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { valueAt } from "../../engine/engine.ts";
-import { openRuntime, type Runtime } from "../../roles/runtime.ts";
+import type { Runtime } from "../../roles/runtime.ts";
+import { testRuntime } from "../test-runtime.ts";
 import { createSeam, printExplanation, type QueryOptions, type QueryStats, type Seam } from "../../seam/seam.ts";
 import type { MoverContext } from "../context.ts";
 import { Passes } from "../pass.ts";
@@ -37,22 +38,7 @@ describe.each([15, 18] as const)("on Postgres %i", (major) => {
 
   beforeAll(async () => {
     db = await createTestDatabase({ major });
-    runtime = await openRuntime({
-      databaseUrl: db.url,
-      warehouse: join(home.dir, "lake"),
-      s3Endpoint: null,
-      s3Region: "us-east-1",
-      s3PathStyle: true,
-      cacheDir: join(home.dir, "cache"),
-      cacheBytes: 1 << 30,
-      connectTimeoutMs: 5000,
-      engineMemoryBytes: 256 << 20,
-      lockTimeoutMs: 100,
-      premake: 2,
-      applicationName: "test",
-      clock: systemClock,
-      log: silentLogger,
-    });
+    runtime = await testRuntime(db.url, home.dir);
     ctx = runtime.mover(null);
     await initSource(ctx, systemClock);
     await db.client.query(`

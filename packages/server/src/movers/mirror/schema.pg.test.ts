@@ -1,15 +1,15 @@
 /** Columns and partitions that change under a mirrored table: followed in the stream, or copied again; the lake is right in the end. */
-import { join } from "node:path";
+
 import { systemClock } from "@spillway/base/clock";
 import { must } from "@spillway/base/assert";
-import { createLogger, silentLogger } from "@spillway/base/log";
 import { parseLsn } from "@spillway/base/lsn";
 import { readMetadata } from "@spillway/lake/metadata";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { TYPE_SAMPLES, TYPE_SETUP } from "@spillway/testkit/type-samples";
 import { waitFor } from "@spillway/testkit/wait";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openRuntime, type Runtime } from "../../roles/runtime.ts";
+import type { Runtime } from "../../roles/runtime.ts";
+import { testRuntime } from "../test-runtime.ts";
 import type { MoverContext } from "../context.ts";
 import { tendCopies } from "./copies.ts";
 import { registerMirrored } from "./onboard.ts";
@@ -26,29 +26,7 @@ describe.each([15, 18] as const)("on Postgres %i", (major) => {
 
   beforeAll(async () => {
     db = await createTestDatabase({ major });
-    runtime = await openRuntime({
-      databaseUrl: db.url,
-      warehouse: join(home.dir, "lake"),
-      s3Endpoint: null,
-      s3Region: "us-east-1",
-      s3PathStyle: true,
-      cacheDir: join(home.dir, "cache"),
-      cacheBytes: 1 << 30,
-      connectTimeoutMs: 5000,
-      engineMemoryBytes: 256 << 20,
-      lockTimeoutMs: 100,
-      premake: 2,
-      applicationName: "test",
-      clock: systemClock,
-      log: process.env["MIRROR_LOG"]
-        ? createLogger({
-            level: "debug",
-            format: "text",
-            write: (line) => process.stderr.write(`${line}\n`),
-            now: Date.now,
-          })
-        : silentLogger,
-    });
+    runtime = await testRuntime(db.url, home.dir);
     ctx = runtime.mover(null);
     await initSource(ctx, systemClock);
     const pump = new Pump(ctx, TEST_SETTINGS);

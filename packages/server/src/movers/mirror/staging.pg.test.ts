@@ -2,12 +2,12 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { systemClock } from "@spillway/base/clock";
-import { silentLogger } from "@spillway/base/log";
 import { type PgInstance, startPostgres } from "@spillway/testkit/postgres";
 import { waitFor } from "@spillway/testkit/wait";
 import type pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openRuntime, type Runtime } from "../../roles/runtime.ts";
+import type { Runtime } from "../../roles/runtime.ts";
+import { testRuntime } from "../test-runtime.ts";
 import type { MoverContext } from "../context.ts";
 import { removeAbandonedFiles } from "../recover.ts";
 import { registerMirrored } from "./onboard.ts";
@@ -27,22 +27,7 @@ describe.each([15, 18] as const)("on Postgres %i", (major) => {
     // So little that transactions of some thousand rows are streamed while they run.
     server = await startPostgres({ major, settings: { logical_decoding_work_mem: "64kB" } });
     client = await server.connect();
-    runtime = await openRuntime({
-      databaseUrl: server.url(),
-      warehouse: join(home.dir, "lake"),
-      s3Endpoint: null,
-      s3Region: "us-east-1",
-      s3PathStyle: true,
-      cacheDir: join(home.dir, "cache"),
-      cacheBytes: 1 << 30,
-      connectTimeoutMs: 5000,
-      engineMemoryBytes: 256 << 20,
-      lockTimeoutMs: 100,
-      premake: 2,
-      applicationName: "test",
-      clock: systemClock,
-      log: silentLogger,
-    });
+    runtime = await testRuntime(server.url(), home.dir);
     ctx = runtime.mover(null);
     await initSource(ctx, systemClock);
     await client.query(`create table s (id int primary key, v int, t text); create table w (id int primary key, v int, big text);

@@ -4,13 +4,12 @@
  */
 import { join } from "node:path";
 import { must } from "@spillway/base/assert";
-import { systemClock } from "@spillway/base/clock";
-import { silentLogger } from "@spillway/base/log";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { runCli, spawnCli, type TestProcess } from "@spillway/testkit/processes";
 import { sleep, waitFor } from "@spillway/testkit/wait";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { openRuntime, type Runtime } from "../../roles/runtime.ts";
+import type { Runtime } from "../../roles/runtime.ts";
+import { testRuntime } from "../test-runtime.ts";
 import { heapRows, lakeMetadata, lakeRows, publishedOf, testHome } from "./test-mirror.ts";
 
 /** What is promised, and what a machine with other work may add to it. */
@@ -33,22 +32,7 @@ beforeAll(async () => {
     SPILLWAY_METRICS_LISTEN: "off",
     SPILLWAY_MIRROR_FLUSH_INTERVAL: "100ms",
   };
-  runtime = await openRuntime({
-    databaseUrl: db.url,
-    warehouse: join(home.dir, "lake"),
-    s3Endpoint: null,
-    s3Region: "us-east-1",
-    s3PathStyle: true,
-    cacheDir: join(home.dir, "cache"),
-    cacheBytes: 1 << 30,
-    connectTimeoutMs: 5000,
-    engineMemoryBytes: 128 << 20,
-    lockTimeoutMs: 100,
-    premake: 2,
-    applicationName: "test",
-    clock: systemClock,
-    log: silentLogger,
-  });
+  runtime = await testRuntime(db.url, home.dir, { engineMemoryBytes: 128 << 20 });
   expect(await runCli(["init"], { env })).toMatchObject({ code: 0 });
 });
 afterAll(async () => {
@@ -125,7 +109,7 @@ test("a stopped leader with a full socket is replaced within 5 s", async () => {
     { timeoutMs: 60_000, everyMs: 500 },
   );
   expect(tookMs).toBeLessThan(TAKEOVER_MS + SLACK_MS);
-  if (process.env["MIRROR_LOG"]) {
+  if (process.env["SPILLWAY_TEST_LOG"]) {
     const stoppedAt = new Date(performance.timeOrigin + startMs).toISOString();
     process.stderr.write(
       `stopped at ${stoppedAt}, taken over in ${Math.round(tookMs)} ms\n${must(workers[1], "standby").stderr}\n`,

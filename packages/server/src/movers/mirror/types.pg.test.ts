@@ -2,16 +2,16 @@
  * Every type of docs/reference/types.md through the mirror: values, extremes and NULL, by the copy and by the stream, of the type and
  * of an array of it. The oracle is Postgres: the lake's values, cast back, print as the heap's do.
  */
-import { join } from "node:path";
+
 import { must } from "@spillway/base/assert";
 import { systemClock } from "@spillway/base/clock";
-import { silentLogger } from "@spillway/base/log";
 import { quoteLiteral as literal } from "@spillway/pg/quote";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { RARE_TYPE_SAMPLES, TYPE_SAMPLES, TYPE_SETUP } from "@spillway/testkit/type-samples";
 import { waitFor } from "@spillway/testkit/wait";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openRuntime, type Runtime } from "../../roles/runtime.ts";
+import type { Runtime } from "../../roles/runtime.ts";
+import { testRuntime } from "../test-runtime.ts";
 import type { MoverContext } from "../context.ts";
 import { registerMirrored } from "./onboard.ts";
 import { Pump } from "./pump.ts";
@@ -40,22 +40,7 @@ describe.each([15, 18] as const)("on Postgres %i", (major) => {
 
   beforeAll(async () => {
     db = await createTestDatabase({ major });
-    runtime = await openRuntime({
-      databaseUrl: db.url,
-      warehouse: join(home.dir, "lake"),
-      s3Endpoint: null,
-      s3Region: "us-east-1",
-      s3PathStyle: true,
-      cacheDir: join(home.dir, "cache"),
-      cacheBytes: 1 << 30,
-      connectTimeoutMs: 5000,
-      engineMemoryBytes: 256 << 20,
-      lockTimeoutMs: 100,
-      premake: 2,
-      applicationName: "test",
-      clock: systemClock,
-      log: silentLogger,
-    });
+    runtime = await testRuntime(db.url, home.dir);
     ctx = runtime.mover(null);
     await initSource(ctx, systemClock);
     await db.client.query(TYPE_SETUP);

@@ -1,13 +1,12 @@
 /** Verify under load: exact on a live table, names what differs, and a copy again puts it right. A lost slot, too. */
-import { join } from "node:path";
 import { must } from "@spillway/base/assert";
 import { systemClock } from "@spillway/base/clock";
-import { silentLogger } from "@spillway/base/log";
 import { createTestDatabase, type TestDatabase } from "@spillway/testkit/database";
 import { waitFor } from "@spillway/testkit/wait";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadRelationByName } from "../../catalog/catalog.ts";
-import { openRuntime, type Runtime } from "../../roles/runtime.ts";
+import type { Runtime } from "../../roles/runtime.ts";
+import { testRuntime } from "../test-runtime.ts";
 import type { MoverContext } from "../context.ts";
 import { registerMirrored } from "./onboard.ts";
 import { Pump } from "./pump.ts";
@@ -26,22 +25,7 @@ describe.each([15, 18] as const)("on Postgres %i", (major) => {
 
   beforeAll(async () => {
     db = await createTestDatabase({ major });
-    runtime = await openRuntime({
-      databaseUrl: db.url,
-      warehouse: join(home.dir, "lake"),
-      s3Endpoint: null,
-      s3Region: "us-east-1",
-      s3PathStyle: true,
-      cacheDir: join(home.dir, "cache"),
-      cacheBytes: 1 << 30,
-      connectTimeoutMs: 5000,
-      engineMemoryBytes: 256 << 20,
-      lockTimeoutMs: 100,
-      premake: 2,
-      applicationName: "test",
-      clock: systemClock,
-      log: silentLogger,
-    });
+    runtime = await testRuntime(db.url, home.dir);
     ctx = runtime.mover(null);
     await initSource(ctx, systemClock);
     await db.client.query(

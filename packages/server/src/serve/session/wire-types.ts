@@ -1,30 +1,8 @@
 /** Columns and parameters between the kinds of batches and Postgres's types. */
 import type { ColumnKind, ColumnSpec } from "@spillway/base/columns";
-import { NATIVE_TYPES } from "@spillway/base/pg-types";
+import { NATIVE_TYPES, OID_OF_KIND, typmodOfDecimal } from "@spillway/base/pg-types";
 import { duckLiteral, duckType, type EngineParam } from "../../engine/engine.ts";
 import type { WireColumn, WireParam } from "./session.ts";
-
-const OID_OF: Readonly<Record<ColumnKind, number>> = {
-  bool: 16,
-  int16: 21,
-  int32: 23,
-  int64: 20,
-  float32: 700,
-  float64: 701,
-  date: 1082,
-  time: 1083,
-  timestamp: 1114,
-  timestamptz: 1184,
-  decimal: 1700,
-  uuid: 2950,
-  text: 25,
-  bytes: 17,
-};
-
-/** numeric(p, s) as pg_attribute.atttypmod. */
-function typmodOf({ kind, decimal }: Pick<ColumnSpec, "kind" | "decimal">): number {
-  return kind === "decimal" && decimal ? ((decimal.precision << 16) | decimal.scale) + 4 : -1;
-}
 
 export function wireColumn(spec: ColumnSpec): WireColumn {
   const { name, kind, decimal } = spec;
@@ -33,8 +11,8 @@ export function wireColumn(spec: ColumnSpec): WireColumn {
     kind,
     ...(decimal ? { decimal } : {}),
     nullable: true,
-    typeOid: OID_OF[kind],
-    typmod: typmodOf(spec),
+    typeOid: OID_OF_KIND[kind],
+    typmod: typmodOfDecimal(decimal),
   };
 }
 
